@@ -1,0 +1,13 @@
+"""The pack's JavaScript loads in the real frontend, in both renderers."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.mark.parametrize("vue_nodes", [False, True], ids=["classic", "vue"])
+def test_comfyui_opens_with_the_pack_and_without_a_script_error(comfy_page, vue_nodes: bool) -> None:
+    comfy_page.set_vue_nodes(vue_nodes)
+    nodes = comfy_page.page.evaluate("() => Object.keys(window.LiteGraph.registered_node_types)")
+    assert "FeedbackCapture" in nodes
+    assert comfy_page.errors == []

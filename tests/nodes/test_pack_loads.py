@@ -1,0 +1,39 @@
+"""ComfyUI only logs an error of a pack's entrypoint, so this asks the running server what it has."""
+
+from __future__ import annotations
+
+from feedback_loop.tests.comfy_host import ComfyServer
+
+NODE_IDS = {
+    "FeedbackCapture",
+    "FeedbackCombineRewards",
+    "FeedbackColorReward",
+    "FeedbackDataset",
+    "FeedbackDemoModel",
+    "FeedbackEvaluate",
+    "FeedbackLoadReward",
+    "FeedbackRewardGuidance",
+    "FeedbackSaveReward",
+    "FeedbackScoreImages",
+    "FeedbackTrainLora",
+    "FeedbackTrainReward",
+    "FeedbackWatermarkPenalty",
+}
+
+
+def test_the_pack_loads_and_offers_exactly_the_nodes_of_this_version(comfy_server: ComfyServer) -> None:
+    assert "IMPORT FAILED" not in comfy_server.log(), comfy_server.log()
+    offered = {name for name in comfy_server.get("/object_info") if name.startswith("Feedback")}
+    assert offered == NODE_IDS, comfy_server.log()[-4000:]
+
+
+def test_every_node_stands_in_a_category_of_the_pack(comfy_server: ComfyServer) -> None:
+    for node_id in NODE_IDS:
+        info = comfy_server.get(f"/object_info/{node_id}")[node_id]
+        assert info["category"].startswith("feedback/"), node_id
+        assert info["display_name"], node_id
+        assert info["description"], node_id
+
+
+def test_the_server_registers_the_routes_under_their_version(comfy_server: ComfyServer) -> None:
+    assert comfy_server.get("/feedback_loop/v1/openapi.json")["openapi"].startswith("3.")
