@@ -1,0 +1,1 @@
+"""Steering one run with a reward."""

@@ -1,0 +1,180 @@
+"""Reward guidance in x0 space: moves the denoiser's clean estimate along a reward's gradient, by a measured step.
+
+The aim is the tilted law `p(x0) * exp(lambda * r(x0))`. Its denoiser is `D + (s^2 / a) * grad_x log E[exp(lambda r) | x]`;
+here the gradient is taken at the clean estimate D itself, so the denoiser is never differentiated, and V, the variance
+of x0 given x, stands for its Jacobian (exact for a Gaussian prior). Posterior guidance: Chung et al. 2023
+(arXiv:2209.14687); gradients at the clean estimate: He et al. 2024 (MPGD, arXiv:2311.16424).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..diffusion.process import Process, at_least_float32, per_sample
+
+RewardOfLatent = Callable[[Tensor], Tensor]
+"""Clean latents in model space (B, C, *spatial) -> (B,), with a gradient; one sample never sees another."""
+
+# Large enough that the cap sets the length of nearly every step: a gradient has to be ten thousand times weaker than
+# the prior's own pull before the step becomes shorter than the trust region.
+INVERSE_TEMPERATURE = 1e4
+
+log = logging.getLogger(__name__)
+
+
+class GuidanceError(ValueError):
+    """A reward that cannot guide; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class TrustRegion:
+    """Where guidance acts and how far it goes at strength 1.
+
+    tau: root mean square of the step, in standard deviations of x0 given x.
+    cleanest, noisiest: the interval of noise-to-signal (sigma of an eps model) in which steps are made. Above it the
+        clean estimate holds nothing yet that a reward could read; below it the picture is decided.
+    """
+
+    tau: float
+    cleanest: float = 0.1
+    noisiest: float = 15.0
+
+    def holds(self, process: Process, sigma: Tensor) -> bool:
+        """Whether every sample of sigma (B,) lies inside the interval."""
+        noise = process.noise_to_signal(sigma)
+        return bool(((noise >= self.cleanest) & (noise <= self.noisiest)).all())
+
+
+LATENT = TrustRegion(tau=0.6, noisiest=15.0)
+"""Measured on a latent SD-shaped v-prediction model (8x8x4): watermarks from 30 % to 2 % at tau .6, 13 % at tau .3."""
+
+PIXEL = TrustRegion(tau=0.3, noisiest=4.0)
+"""Measured on a 16x16 pixel-space model: a plateau from tau .2 to .5; tau 2 fails."""
+
+
+@dataclass(frozen=True)
+class Guide:
+    """One reward that pulls. strength multiplies tau; mask, (B or 1, 1, *spatial) in 0..1, limits where it may change."""
+
+    reward: RewardOfLatent
+    strength: float = 1.0
+    mask: Tensor | None = None
+
+
+def guided(denoised: Tensor, sigma: Tensor, guides: Sequence[Guide], process: Process, tau: float) -> Tensor:
+    """The clean estimate after one step up the guides' rewards, which share one trust region.
+
+    denoised: (B, C, *spatial) in model space, any float type, which the result keeps; sigma: (B,) or scalar.
+    Every sample moves by at most `tau * max(strength) * sqrt(V)`, root mean square over the guides' masks; a guide alone
+    moves it by `tau * strength * sqrt(V)` unless its gradient is negligible. A sample whose gradient is not finite stays.
+    """
+    guides = [guide for guide in guides if guide.strength > 0]
+    if not guides or tau <= 0:
+        return denoised
+    deviation = _posterior_deviation(process, sigma, denoised)
+    step = sum(_step(denoised, guide, deviation, tau) for guide in guides)
+    radius = tau * max(guide.strength for guide in guides) * deviation
+    step = capped(step, radius, _union([guide.mask for guide in guides]))
+    return (at_least_float32(denoised) + step).to(denoised.dtype)
+
+
+def tilted(
+    denoised: Tensor,
+    sigma: Tensor,
+    reward: RewardOfLatent,
+    process: Process,
+    inverse_temperature: float,
+    tau: float = math.inf,
+) -> Tensor:
+    """The clean estimate under the law tilted by `exp(inverse_temperature * r)`; exact for a Gaussian prior and a
+    linear or quadratic reward.
+
+    Shapes as in `guided`. The reward's curvature along the step, found with a second gradient, shortens it: without
+    that, a quadratic reward steeper than the prior overshoots and diverges.
+    """
+    if inverse_temperature == 0:
+        return denoised
+    start = at_least_float32(denoised)
+    deviation = _posterior_deviation(process, sigma, denoised)
+    slope = inverse_temperature * gradient(reward, start)
+    step = capped(deviation**2 * slope, tau * deviation)
+    change = slope - inverse_temperature * gradient(reward, start + step)
+    curvature = (_dot(change, step) / _dot(slope, step).clamp(min=torch.finfo(start.dtype).tiny)).clamp(min=0)
+    return (start + step / (1 + per_sample(curvature, start))).to(denoised.dtype)
+
+
+def gradient(reward: RewardOfLatent, latent: Tensor) -> Tensor:
+    """Gradient of each sample's reward at its own latent, float32 or wider; zero for a sample where it is not finite.
+
+    Raises GuidanceError when the reward has no gradient or gives another number of scores than there are samples.
+    """
+    with torch.enable_grad():
+        # a clone is a normal tensor even of one made in inference mode
+        leaf = at_least_float32(latent.clone()).detach().requires_grad_()
+        scores = reward(leaf)
+        _check(scores, len(latent))
+        slope = torch.autograd.grad(scores.sum(), leaf)[0]
+    finite = per_sample(slope.flatten(1).isfinite().all(dim=1), slope)
+    if not finite.all():
+        log.warning("Reward guidance made no step for a picture whose gradient was not finite.")
+    return torch.where(finite, slope, 0)
+
+
+def capped(step: Tensor, radius: Tensor, mask: Tensor | None = None) -> Tensor:
+    """step (B, C, *spatial), each sample shortened until its root mean square, over the mask, is at most its radius."""
+    tiny = torch.finfo(step.dtype).tiny
+    return step * (radius / rms(step, mask).clamp(min=tiny)).clamp(max=1)
+
+
+def rms(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Root mean square of each sample, (B, 1, ...), over all its dimensions or weighted by a mask in 0..1."""
+    dims = tuple(range(1, values.ndim))
+    # in units of the largest value: squares of the gradients of real models underflow in float32
+    largest = values.abs().amax(dim=dims, keepdim=True).clamp(min=torch.finfo(values.dtype).tiny)
+    squares = (values / largest) ** 2
+    if mask is None:
+        return largest * squares.mean(dim=dims, keepdim=True).sqrt()
+    weight = mask.to(values).expand_as(values)
+    total = weight.sum(dim=dims, keepdim=True).clamp(min=torch.finfo(values.dtype).tiny)
+    return largest * ((weight * squares).sum(dim=dims, keepdim=True) / total).sqrt()
+
+
+def _step(denoised: Tensor, guide: Guide, deviation: Tensor, tau: float) -> Tensor:
+    slope = INVERSE_TEMPERATURE * gradient(guide.reward, denoised)
+    step = capped(deviation**2 * slope, tau * guide.strength * deviation, guide.mask)
+    return step if guide.mask is None else step * guide.mask.to(step)
+
+
+def _posterior_deviation(process: Process, sigma: Tensor, like: Tensor) -> Tensor:
+    return per_sample(process.posterior_variance(sigma).sqrt(), like)
+
+
+def _union(masks: Sequence[Tensor | None]) -> Tensor | None:
+    known = [mask for mask in masks if mask is not None]
+    if len(known) < len(masks):
+        return None
+    union = known[0]
+    for mask in known[1:]:
+        union = torch.maximum(union, mask)
+    return union
+
+
+def _dot(left: Tensor, right: Tensor) -> Tensor:
+    return (left * right).flatten(1).sum(dim=1)
+
+
+def _check(scores: Tensor, samples: int) -> None:
+    if scores.shape != (samples,):
+        raise GuidanceError(
+            f"A reward gives one number for each picture, but this one gave {tuple(scores.shape)} for {samples}."
+        )
+    if not scores.requires_grad:
+        raise GuidanceError(
+            "This reward has no gradient, so it cannot guide a run. Use it to score pictures, or choose another reward."
+        )
