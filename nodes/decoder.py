@@ -1,0 +1,185 @@
+"""MODEL and VAE -> a decoder that can be differentiated: clean latents in model space to pictures in 0..1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import comfy.taesd.taesd
+import folder_paths
+import torch
+from torch import Tensor, nn
+
+from .denoiser import Shared, WrongConnectionError
+
+SIZES = ("auto", "full", "half", "small")
+
+TINY_LATENT = 32
+"""Latents smaller than this (256 pixels for most models) are always decoded whole: half of them would show nothing."""
+
+BACKWARD_MEMORY = 3.0
+"""A decode whose graph is kept needs about this much of the memory that ComfyUI plans for a plain one."""
+
+Patcher = comfy.model_patcher.ModelPatcher
+
+
+class Decoder:
+    """Clean latents in model space (B, C, h, w), or with one frame (B, C, 1, h, w), -> pictures (B, 3, H, W) in 0..1.
+
+    Differentiable in the latents. Its `patcher` has to be loaded first: by `load`, or as an additional model of a run.
+    half: latents are averaged to half their size first, where they are not tiny.
+    """
+
+    def __init__(
+        self,
+        patcher: Patcher,
+        to_network: Callable[[Tensor], Tensor],
+        to_unit: Callable[[Tensor], Tensor],
+        bytes_for: Callable[[Sequence[int]], float],
+        dtype: torch.dtype,
+        half: bool,
+    ) -> None:
+        self.patcher, self.half = patcher, half
+        self._to_network, self._to_unit, self._bytes_for, self._dtype = to_network, to_unit, bytes_for, dtype
+        self._network = Shared(patcher.model, [patcher.model], patcher.load_device)
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        latents = self._shrunk(single_pictures(latents))
+        latents = self._to_network(latents).to(device=self.patcher.load_device, dtype=self._dtype)
+        return self._to_unit(self._network().decode(latents).float())
+
+    def load(self, shape: Sequence[int]) -> None:
+        """Brings the weights to their device, with room for the graph of latents of this shape."""
+        comfy.model_management.load_models_gpu([self.patcher], memory_required=self.memory_for(shape))
+
+    def memory_for(self, shape: Sequence[int]) -> float:
+        """Bytes that decoding latents of this shape takes while the graph is kept."""
+        height, width = self._size(*shape[-2:])
+        return BACKWARD_MEMORY * self._bytes_for((*shape[:2], height, width))
+
+    def release(self) -> None:
+        """Lets go of the weights, so that ComfyUI can unload them."""
+        self._network.release()
+
+    def _size(self, height: int, width: int) -> tuple[int, int]:
+        shrinks = self.half and min(height, width) >= TINY_LATENT
+        return (height // 2, width // 2) if shrinks else (height, width)
+
+    def _shrunk(self, latents: Tensor) -> Tensor:
+        size = self._size(*latents.shape[-2:])
+        return latents if size == latents.shape[-2:] else nn.functional.interpolate(latents, size=size, mode="area")
+
+
+def decoder_of(vae: Any, model: Patcher, size: str = "auto") -> Decoder:
+    """The decoder for a model's latents.
+
+    size: "full", "half" (latents at half resolution), "small" (a TAESD in models/vae_approx, at half resolution) or
+    "auto": small where one is installed, else half. Raises WrongConnectionError for a VAE that does not fit the model,
+    and when no small decoder is installed though one was asked for.
+    """
+    if size not in SIZES:
+        raise WrongConnectionError(f"Unknown decoder '{size}'. Choose one of: {', '.join(SIZES)}.")
+    check_vae(vae, model)
+    path = _small_decoder_path(model) if size in ("auto", "small") else None
+    if path is not None:
+        return _small_decoder(path, model)
+    if size == "small":
+        raise WrongConnectionError(_no_small_decoder(model))
+    return _vae_decoder(vae, model, half=size != "full")
+
+
+def check_vae(vae: Any, model: Patcher) -> None:
+    """Raises WrongConnectionError unless vae decodes this model's latents into pictures."""
+    if vae is None or getattr(vae, "first_stage_model", None) is None:
+        raise WrongConnectionError(
+            "There is no VAE in what is connected as `vae`. Connect one from Load VAE, or a checkpoint that holds one."
+        )
+    latent = model.get_model_object("latent_format")
+    if vae.latent_dim == 1 or vae.output_channels != 3 or latent.latent_dimensions == 1:
+        raise WrongConnectionError(
+            "This is an audio or 3D model or VAE. Feedback Loop works on models that make pictures."
+        )
+    if vae.latent_channels != latent.latent_channels:
+        raise WrongConnectionError(
+            f"This VAE has latents of {vae.latent_channels} channels, but the model's have {latent.latent_channels}. "
+            "Connect the VAE that belongs to the model."
+        )
+
+
+def single_pictures(latents: Tensor) -> Tensor:
+    """(B, C, h, w) from that or from one frame each. Raises WrongConnectionError for video, audio, packed latents."""
+    if latents.ndim == 5 and latents.shape[2] == 1:
+        return latents[:, :, 0]
+    if latents.ndim == 5:
+        raise WrongConnectionError(
+            f"These latents are a video of {latents.shape[2]} frames, but guidance works on single pictures."
+        )
+    if latents.ndim != 4:
+        raise WrongConnectionError(
+            f"Latents of shape {tuple(latents.shape)} are sound, or several media in one; guidance works on pictures."
+        )
+    return latents
+
+
+def _vae_decoder(vae: comfy.sd.VAE, model: Patcher, half: bool) -> Decoder:
+    video = vae.latent_dim == 3
+    centred = vae.process_output(torch.zeros(1)).item() == 0.5
+
+    def to_network(latents: Tensor) -> Tensor:
+        # some formats' own means and scales have a frame axis
+        if model.get_model_object("latent_format").latent_dimensions == 3:
+            latents = latents.unsqueeze(2)
+        latents = model.model.process_latent_out(latents)
+        return single_pictures(latents).unsqueeze(2) if video else single_pictures(latents)
+
+    def to_unit(images: Tensor) -> Tensor:
+        images = images[:, :, 0] if images.ndim == 5 else images
+        return _clipped((images + 1) / 2 if centred else images)
+
+    def bytes_for(shape: Sequence[int]) -> float:
+        frames = (1,) if video else ()
+        return shape[0] * vae.memory_used_decode((1, shape[1], *frames, *shape[2:]), vae.vae_dtype)
+
+    return Decoder(vae.patcher, to_network, to_unit, bytes_for, vae.vae_dtype, half)
+
+
+def _clipped(images: Tensor) -> Tensor:
+    """Into 0..1, with the gradient of no clipping: a pixel beyond white could otherwise not be pulled back."""
+    return images + (images.clamp(0, 1) - images).detach()
+
+
+def _small_decoder(path: str, model: Patcher) -> Decoder:
+    """TAESD (github.com/madebyollin/taesd), which takes latents as they are in model space."""
+    channels = model.get_model_object("latent_format").latent_channels
+    with torch.inference_mode(False):
+        network = comfy.taesd.taesd.TAESD(None, path, latent_channels=channels).eval().requires_grad_(False)
+    device, offload = comfy.model_management.vae_device(), comfy.model_management.vae_offload_device()
+    return Decoder(
+        comfy.model_patcher.ModelPatcher(network, device, offload),
+        to_network=lambda latents: latents,
+        to_unit=lambda images: _clipped((images + 1) / 2),
+        # 64 channels of fp32 at the picture's size, for the few layers that dominate
+        bytes_for=lambda shape: shape[0] * shape[-2] * shape[-1] * 64 * 64 * 4 * 4,
+        dtype=torch.float32,
+        half=True,
+    )
+
+
+def _small_decoder_path(model: Patcher) -> str | None:
+    latent = model.get_model_object("latent_format")
+    if latent.taesd_decoder_name is None or latent.latent_dimensions != 2:
+        return None
+    for name in folder_paths.get_filename_list("vae_approx"):
+        if name.startswith(latent.taesd_decoder_name):
+            return folder_paths.get_full_path("vae_approx", name)
+    return None
+
+
+def _no_small_decoder(model: Patcher) -> str:
+    name = model.get_model_object("latent_format").taesd_decoder_name
+    if name is None:
+        return "There is no small decoder for this kind of model. Set `decoder` to half or full."
+    return f"Put {name}.safetensors into models/vae_approx to use the small decoder, or set `decoder` to half or full."
