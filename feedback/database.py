@@ -1,0 +1,174 @@
+"""Opening the database: engines, migrations, and the one thread that writes.
+
+SQLite only, so far. Two processes may share the file: every write takes the lock at its beginning (`BEGIN IMMEDIATE`),
+because a transaction that reads first and writes later fails when another writer comes between.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .tables import VERSION_TABLE
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from sqlalchemy import URL, Connection, Engine
+
+T = TypeVar("T")
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+BUSY_TIMEOUT = 60_000  # milliseconds; with every writer queueing at BEGIN IMMEDIATE, waits of 12 s were measured
+
+
+class DatabaseUnusable(RuntimeError):
+    """The database can't be opened; the message says which one, why, and what to do."""
+
+
+class DatabaseReadOnly(RuntimeError):
+    """The database can be read but not written; the message says why."""
+
+
+def write_ahead_log_is_safe(version: tuple[int, ...]) -> bool:
+    """Whether this SQLite library has the fix of the WAL-reset bug, which could lose a committed transaction."""
+    fixed = {(3, 44): 6, (3, 50): 7, (3, 51): 3}
+    return version[:2] > (3, 51) or version[2] >= fixed.get(version[:2], 1_000_000)
+
+
+def sqlite_engine(url: URL, begin: str) -> Engine:
+    """An engine whose transactions open with `begin`, and whose commits are on disk when they return."""
+    from sqlalchemy import create_engine, event
+
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT / 1000, "check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def _settings(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # the driver's own BEGIN comes too late, so ours replaces it
+        journal = "WAL" if write_ahead_log_is_safe(sqlite3.sqlite_version_info) else "TRUNCATE"
+        connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT}")
+        if begin != "BEGIN":
+            connection.execute(f"PRAGMA journal_mode={journal}")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA trusted_schema=OFF")  # a triggered file from elsewhere must not run functions
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+class Database:
+    """Reads on any thread through `read`, writes one after the other through `write`.
+
+    Raises DatabaseUnusable if the file can't be opened or is none of ours. One that a newer version of the pack wrote
+    is opened for reading only, and `read_only` says so.
+    """
+
+    def __init__(self, url: str, migrations: Path = MIGRATIONS) -> None:
+        self.url = _sqlite_url(url)
+        self._reader = sqlite_engine(self.url, "BEGIN")
+        self._writer = sqlite_engine(self.url, "BEGIN IMMEDIATE")
+        self.read_only = _open(self._writer, self.url, migrations)
+        self._thread = ThreadPoolExecutor(1, "feedback-writer")
+
+    def read(self, query: Callable[[Connection], T]) -> T:
+        """The result of `query` on one consistent snapshot."""
+        with self._reader.begin() as connection:
+            return query(connection)
+
+    def write(self, change: Callable[[Connection], T]) -> T:
+        """Runs `change` in a transaction of its own and returns its result once it is on disk."""
+        if self.read_only is not None:
+            raise DatabaseReadOnly(self.read_only)
+        return self._thread.submit(self._commit, change).result()
+
+    def _commit(self, change: Callable[[Connection], T]) -> T:
+        with self._writer.begin() as connection:
+            return change(connection)
+
+    def close(self) -> None:
+        """Waits for what was already asked to be written, then lets go of the file."""
+        self._thread.shutdown()
+        self._reader.dispose()
+        self._writer.dispose()
+
+
+def _sqlite_url(url: str) -> URL:
+    from sqlalchemy import make_url
+
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        raise DatabaseUnusable(
+            f"{parsed.render_as_string()} is no SQLite database; use sqlite:/// and the path of a file."
+        )
+    if not parsed.database or parsed.database == ":memory:":
+        raise DatabaseUnusable("The feedback database must be a file: sqlite:/// and its path.")
+    Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    return parsed
+
+
+def _open(engine: Engine, url: URL, migrations: Path) -> str | None:
+    """Brings the schema up to date; returns why the database is read-only, or None."""
+    from sqlalchemy.exc import DatabaseError
+
+    try:
+        with engine.begin() as connection:
+            return _migrate(connection, Path(str(url.database)), migrations)
+    except DatabaseError as error:
+        raise DatabaseUnusable(
+            f"The feedback database {url.database} can't be opened: {error.orig}. Move it away or put a backup "
+            "(feedback*.backup beside it) in its place, then start again."
+        ) from error
+
+
+def _migrate(connection: Connection, path: Path, migrations: Path) -> str | None:
+    from alembic import command
+    from alembic.script import ScriptDirectory
+    from sqlalchemy import inspect, text
+
+    config = _alembic(connection, migrations)
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    head = ScriptDirectory.from_config(config).get_current_head()
+    tables = inspect(connection).get_table_names()
+    current = None
+    if VERSION_TABLE in tables:
+        current = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar_one_or_none()
+    if current == head:
+        return None
+    if current is not None and current not in known:
+        return (
+            f"The feedback database {path} was written by a newer version of Feedback Loop (schema {current}), so it "
+            "is opened for reading only. Update the pack to write to it."
+        )
+    if tables:
+        _back_up(path, current or "foreign")
+    command.upgrade(config, "head")
+    return None
+
+
+def _alembic(connection: Connection, migrations: Path) -> Config:
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(migrations).replace("%", "%%"))
+    config.attributes.update(connection=connection, version_table=VERSION_TABLE)
+    return config
+
+
+def _back_up(path: Path, version: str) -> Path:
+    """Copies the database beside itself; the copy is named after its schema and the time."""
+    stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S")
+    target = path.with_name(f"{path.stem}-{version}-{stamp}.backup")
+    source, copy = sqlite3.connect(path), sqlite3.connect(target)
+    try:
+        source.backup(copy)
+    finally:
+        source.close()
+        copy.close()
+    return target

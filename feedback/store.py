@@ -1,0 +1,182 @@
+"""The store: append a judgement and get its id back once it is on disk; everything else is a query at a revision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from . import media, queries, writes
+from .database import Database
+from .records import (
+    MAX_NAME,
+    Comment,
+    ComparedImages,
+    Comparison,
+    Feedback,
+    Generation,
+    ModelRun,
+    NotFound,
+    Page,
+    RatedImage,
+    Rating,
+    RequestKey,
+    Stats,
+    StoredImage,
+    checked_number,
+    checked_text,
+)
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+T = TypeVar("T")
+
+
+class FeedbackStore:
+    """Pictures, and what was said of them. Safe to use from many threads and from several processes at once.
+
+    url: `sqlite:///` and a file; media_dir: a folder for the pictures. Every `add_...` and `undo` returns only once its
+    row is on disk, and raises sqlalchemy.exc.OperationalError if it could not be written, for example on a full disk.
+    """
+
+    def __init__(self, url: str, media_dir: Path) -> None:
+        self._database = Database(url)
+        self._media = media.Media(media_dir)
+
+    @property
+    def read_only(self) -> str | None:
+        """Why nothing can be written, or None."""
+        return self._database.read_only
+
+    def close(self) -> None:
+        """Finishes what was asked to be written and lets go of the files."""
+        self._database.close()
+
+    # Pictures
+
+    def add_image(
+        self, picture: bytes | np.ndarray, generation: Generation, collection: str, key: RequestKey | None = None
+    ) -> str:
+        """Records a picture and how it was made; returns its id.
+
+        picture: the bytes of a PNG, JPEG or WebP, or uint8 (H, W, 3 or 4). A picture with the same pixels that came
+        from the same node of the same graph (or, without a graph, the same settings) in the same collection is there
+        already, and its id is returned. Raises media.BadPicture, records.InvalidRecord.
+        """
+        checked_text(collection, "The collection", MAX_NAME, empty=False)
+        pixels = media.decode(picture) if isinstance(picture, bytes) else media.checked(picture)
+        source_hash = media.content_hash(picture) if isinstance(picture, bytes) else None
+        file_hash = self._media.put(pixels)
+        size = self._media.path(file_hash).stat().st_size
+        new = writes.new_image(pixels, generation, collection, file_hash, size, source_hash)
+        return self._write(lambda c: writes.insert_image(c, new), key)
+
+    def image(self, image_id: str) -> StoredImage:
+        """One picture with the ratings that count. Raises NotFound."""
+        found = self._database.read(lambda c: queries.images_by_id(c, [image_id]))
+        if not found:
+            raise NotFound(f"There is no picture {image_id!r} in the feedback database.")
+        return found[0]
+
+    def images(self, collection: str | None = None, cursor: str | None = None, limit: int = 50) -> Page:
+        """Pictures with the ratings that count, newest first. cursor: `next` of the page before. limit: 1..500."""
+        before = int(cursor) if cursor is not None else None
+        limit = int(checked_number(limit, "The limit", 1, 500))
+        return self._database.read(lambda c: queries.page(c, collection, before, limit))
+
+    def image_pixels(self, image_id: str) -> np.ndarray:
+        """Pixels (H, W, 3), uint8, as they were recorded, without transparency. Raises NotFound."""
+        return np.ascontiguousarray(self._media.pixels(self.image(image_id).file_hash)[..., :3])
+
+    def image_file(self, image_id: str) -> Path:
+        """The PNG of the picture. Raises NotFound."""
+        return self._media.path(self.image(image_id).file_hash)
+
+    def thumbnail(self, image_id: str) -> bytes:
+        """A JPEG of at most 256 pixels a side. Raises NotFound."""
+        return self._media.thumbnail(self.image(image_id).file_hash)
+
+    def graphs(self, image_id: str) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        """(API prompt, workflow) that made the picture, without secrets; None where none was recorded."""
+        return self._database.read(lambda c: queries.graphs(c, image_id))
+
+    # Judgements
+
+    def add_rating(self, rating: Rating, key: RequestKey | None = None) -> str:
+        """Appends a rating; the rater's latest that is not undone counts. Raises NotFound for an unknown picture."""
+        return self._write(lambda c: writes.insert_rating(c, rating), key)
+
+    def add_ratings(self, ratings: Sequence[Rating]) -> list[str]:
+        """Appends many ratings, all or none, in one transaction."""
+        return self._write_all(lambda c: [writes.insert_rating(c, r) for r in ratings])
+
+    def add_comparison(self, comparison: Comparison, key: RequestKey | None = None) -> str:
+        """Appends a comparison of two pictures. Raises NotFound for an unknown picture."""
+        return self._write(lambda c: writes.insert_comparison(c, comparison), key)
+
+    def add_comment(self, comment: Comment, key: RequestKey | None = None) -> str:
+        """Appends a comment on a picture. Raises NotFound for an unknown picture."""
+        return self._write(lambda c: writes.insert_comment(c, comment), key)
+
+    def undo(self, judgement_id: str, rater: str | None = None, clear: bool = False) -> str:
+        """Takes a judgement back by a row that supersedes it; returns that row's id, the same one when asked again.
+
+        rater: if given, must be the one who judged, else NotYours. clear: also takes back that rater's earlier ratings
+        of the same picture on the same axis, which would count again otherwise. Raises NotFound; Conflict for an undo.
+        """
+        return self._write(lambda c: writes.insert_undo(c, judgement_id, rater, clear))
+
+    # What follows from them
+
+    def revision(self) -> int:
+        """A number that rises with every write."""
+        return self._database.read(queries.revision)
+
+    def feedback(self, collection: str | None = None, raters: Sequence[str] = (), axis: str = "overall") -> Feedback:
+        """The query that a FEEDBACK socket carries, at the revision of the last judgement.
+
+        New pictures don't change it, so that a graph which captures and learns in one run does not learn again and
+        again from the same ratings.
+        """
+        return Feedback(self._database.read(queries.judgement_revision), collection, tuple(raters), axis)
+
+    def rated(self, feedback: Feedback) -> list[RatedImage]:
+        """The ratings that counted at the revision of `feedback`, one for each picture and rater, oldest first."""
+        return self._database.read(lambda c: queries.rated(c, feedback))
+
+    def compared(self, feedback: Feedback) -> list[ComparedImages]:
+        """The comparisons that counted at the revision of `feedback`, oldest first."""
+        return self._database.read(lambda c: queries.compared(c, feedback))
+
+    def embeddings(self, image_ids: Sequence[str], encoder_id: str) -> dict[str, np.ndarray]:
+        """Stored embeddings (F,) float32 by picture; pictures that have none are missing."""
+        return self._database.read(lambda c: queries.embeddings(c, image_ids, encoder_id))
+
+    def embedding(self, image_id: str, encoder_id: str) -> np.ndarray | None:
+        """The stored embedding (F,) float32 of a picture, or None."""
+        return self.embeddings([image_id], encoder_id).get(image_id)
+
+    def add_embeddings(self, vectors: Mapping[str, np.ndarray], encoder_id: str) -> None:
+        """Keeps embeddings (F,) by picture; one that is there already stays. Raises InvalidRecord if not finite."""
+        self._write_all(lambda c: writes.insert_embeddings(c, vectors, encoder_id))
+
+    def add_embedding(self, image_id: str, encoder_id: str, vector: np.ndarray) -> None:
+        """Keeps the embedding (F,) of one picture."""
+        self.add_embeddings({image_id: vector}, encoder_id)
+
+    def add_model_run(self, run: ModelRun) -> str:
+        """Records that a model was fitted."""
+        return self._write(lambda c: writes.insert_model_run(c, run))
+
+    def stats(self) -> Stats:
+        """What the store holds."""
+        return self._database.read(lambda c: queries.stats(c, self.read_only))
+
+    def _write(self, insert: Callable[[Connection], str], key: RequestKey | None = None) -> str:
+        return self._write_all(lambda c: writes.once(c, key, insert))
+
+    def _write_all(self, change: Callable[[Connection], T]) -> T:
+        return self._database.write(change)

@@ -1,0 +1,272 @@
+"""What is written, statement by statement. Every function runs in the one writing transaction."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sqlalchemy import insert, select, update
+
+from . import documents, media, provenance, tables
+from .records import (
+    MAX_NAME,
+    Comment,
+    Comparison,
+    Conflict,
+    Generation,
+    InvalidRecord,
+    ModelRun,
+    NotFound,
+    NotYours,
+    Rating,
+    RequestKey,
+    checked_text,
+)
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+TEXTS = ("prompt", "negative", "sampler", "scheduler", "checkpoint", "checkpoint_hash", "prompt_id", "node_id")
+NUMBERS = ("steps", "cfg", "denoise", "batch_index")
+
+
+@dataclass(frozen=True)
+class NewImage:
+    """A picture about to be recorded: its rows, and the documents that they refer to."""
+
+    image: dict[str, Any]
+    generation: dict[str, Any]
+    documents: dict[str, bytes]
+
+
+def new_image(
+    pixels: np.ndarray, generation: Generation, collection: str, file_hash: str, size: int, source_hash: str | None
+) -> NewImage:
+    """Prepares the rows outside the transaction, so that hashing and compressing hold up nobody."""
+    made_by = _generation_row(generation)
+    hidden = documents.secrets(generation.api_prompt) | documents.secrets(generation.workflow)
+    bodies: dict[str, bytes] = {}
+    for name in ("api_prompt", "workflow"):
+        if (graph := getattr(generation, name)) is not None:
+            made_by[f"{name}_hash"], body = documents.packed(documents.redacted(graph, hidden))
+            bodies[made_by[f"{name}_hash"]] = body
+    pixel_hash = media.pixel_hash(pixels)
+    image = {
+        "collection": collection,
+        "identity": _identity(pixel_hash, collection, generation, made_by),
+        "file_hash": file_hash,
+        "pixel_hash": pixel_hash,
+        "source_hash": source_hash,
+        "height": pixels.shape[0],
+        "width": pixels.shape[1],
+        "mime": "image/png",
+        "bytes": size,
+    }
+    return NewImage(image, made_by, bodies)
+
+
+def _generation_row(generation: Generation) -> dict[str, Any]:
+    row: dict[str, Any] = {name: getattr(generation, name) for name in (*TEXTS, *NUMBERS)}
+    for name in TEXTS:
+        if row[name] is not None:
+            checked_text(row[name], f"The {name.replace('_', ' ')} of the picture")
+    row["seed"] = _checked_seed(generation.seed)
+    row["loras"] = None if generation.loras is None else json.dumps([asdict(lora) for lora in generation.loras])
+    row["versions"] = json.dumps(generation.versions, sort_keys=True)
+    return row
+
+
+def _checked_seed(seed: str | None) -> str | None:
+    if seed is not None and not (seed.isascii() and seed.isdigit() and int(seed[:21]) < 2**64):
+        raise InvalidRecord(f"The seed {seed[:40]!r} is no whole number from 0 to 2^64 - 1, written as text.")
+    return seed
+
+
+def _identity(pixel_hash: str, collection: str, generation: Generation, row: dict[str, Any]) -> str:
+    """What stays the same when a run is repeated: pixels, collection, and the part of the graph that made them."""
+    graph = generation.api_prompt
+    if graph is not None and generation.node_id is not None:
+        graph = provenance.upstream(graph, generation.node_id)
+        made_by: Any = [documents.packed(documents.redacted(graph))[0], generation.node_id, generation.batch_index]
+    else:
+        made_by = {name: value for name, value in row.items() if name not in ("prompt_id", "workflow_hash", "versions")}
+    return media.content_hash(json.dumps([pixel_hash, collection, made_by], sort_keys=True).encode())
+
+
+def next_revision(connection: Connection) -> int:
+    """Raises the revision number by one; the row's lock keeps the numbers of concurrent writers apart."""
+    counter = tables.counter
+    mine = counter.c.name == "revision"
+    connection.execute(update(counter).where(mine).values(value=counter.c.value + 1))
+    return connection.execute(select(counter.c.value).where(mine)).scalar_one()
+
+
+def once(connection: Connection, key: RequestKey | None, write: Callable[[Connection], str]) -> str:
+    """The id that `write` gave when it was first asked for with this key. Raises Conflict if something else was."""
+    if key is None:
+        return write(connection)
+    request = tables.request
+    found = connection.execute(select(request).where(request.c.key == key.key)).first()
+    if found is not None:
+        if found.body_hash != key.body_hash:
+            raise Conflict("This Idempotency-Key was used before with another request; take a new one.")
+        return found.result
+    result = write(connection)
+    connection.execute(insert(request).values(key=key.key, body_hash=key.body_hash, result=result, created_at=_now()))
+    return result
+
+
+def insert_image(connection: Connection, new: NewImage) -> str:
+    """Records the picture unless it is there already; returns its id."""
+    image = tables.image
+    found = connection.execute(select(image.c.id).where(image.c.identity == new.image["identity"])).scalar()
+    if found is not None:
+        return found
+    for hash_, body in new.documents.items():
+        if connection.execute(select(tables.document.c.hash).where(tables.document.c.hash == hash_)).first() is None:
+            connection.execute(insert(tables.document).values(hash=hash_, body=body))
+    id_ = str(uuid.uuid4())
+    connection.execute(insert(image).values(id=id_, created_at=_now(), revision=next_revision(connection), **new.image))
+    connection.execute(insert(tables.generation).values(image_id=id_, **new.generation))
+    return id_
+
+
+def insert_rating(connection: Connection, rating: Rating) -> str:
+    """Appends a rating, and the comment that came with it."""
+    _check_image(connection, rating.image_id)
+    id_ = _judge(connection, "rating", rating.rater)
+    fields = ("image_id", "axis", "value", "raw", "scale_min", "scale_max", "lead_time")
+    connection.execute(insert(tables.rating).values(id=id_, **{name: getattr(rating, name) for name in fields}))
+    if rating.comment is not None:
+        _insert_comment(connection, Comment(rating.image_id, rating.comment, rating.rater), about=id_)
+    return id_
+
+
+def insert_comparison(connection: Connection, comparison: Comparison) -> str:
+    """Appends a comparison."""
+    _check_image(connection, comparison.left)
+    _check_image(connection, comparison.right)
+    id_ = _judge(connection, "comparison", comparison.rater)
+    fields = ("axis", "winner", "strength", "policy", "propensity", "lead_time")
+    row = {name: getattr(comparison, name) for name in fields}
+    connection.execute(
+        insert(tables.comparison).values(id=id_, left_id=comparison.left, right_id=comparison.right, **row)
+    )
+    return id_
+
+
+def insert_comment(connection: Connection, comment: Comment) -> str:
+    """Appends a comment."""
+    _check_image(connection, comment.image_id)
+    return _insert_comment(connection, comment, about=None)
+
+
+def _insert_comment(connection: Connection, comment: Comment, about: str | None) -> str:
+    id_ = _judge(connection, "comment", comment.rater)
+    connection.execute(insert(tables.comment).values(id=id_, image_id=comment.image_id, about=about, text=comment.text))
+    return id_
+
+
+def _check_image(connection: Connection, image_id: str) -> None:
+    if connection.execute(select(tables.image.c.id).where(tables.image.c.id == image_id)).first() is None:
+        raise NotFound(f"There is no picture {image_id!r} in the feedback database.")
+
+
+def _judge(connection: Connection, kind: str, rater: str, supersedes: str | None = None) -> str:
+    id_ = str(uuid.uuid4())
+    connection.execute(
+        insert(tables.judgement).values(
+            id=id_,
+            kind=kind,
+            rater_id=_rater_id(connection, rater),
+            supersedes=supersedes,
+            created_at=_now(),
+            revision=next_revision(connection),
+        )
+    )
+    return id_
+
+
+def _rater_id(connection: Connection, name: str) -> str:
+    rater = tables.rater
+    found = connection.execute(select(rater.c.id).where(rater.c.name == name)).scalar()
+    if found is None:
+        found = str(uuid.uuid4())
+        connection.execute(insert(rater).values(id=found, name=name, created_at=_now()))
+    return found
+
+
+def insert_undo(connection: Connection, judgement_id: str, rater: str | None, clear: bool) -> str:
+    """Supersedes a judgement and the comment that came with it; see FeedbackStore.undo for `clear`."""
+    judgement, name = tables.judgement, tables.rater.c.name
+    whose = select(judgement, name.label("rater")).join(tables.rater).where(judgement.c.id == judgement_id)
+    found = connection.execute(whose).first()
+    if found is None:
+        raise NotFound(f"There is no judgement {judgement_id!r} in the feedback database.")
+    if found.kind == "undo":
+        raise Conflict("An undo can't be undone; judge the picture again.")
+    if rater is not None and rater != found.rater:
+        raise NotYours("This is the judgement of another rater; everyone can take back only their own.")
+    also = select(tables.comment.c.id).where(tables.comment.c.about == judgement_id)
+    earlier = _earlier_ratings(connection, found) if clear else []
+    for other in [*connection.execute(also).scalars(), *earlier]:
+        _supersede(connection, other, found.rater)
+    return _supersede(connection, judgement_id, found.rater)
+
+
+def _supersede(connection: Connection, judgement_id: str, rater: str) -> str:
+    judgement = tables.judgement
+    undo = connection.execute(select(judgement.c.id).where(judgement.c.supersedes == judgement_id)).scalar()
+    return undo or _judge(connection, "undo", rater, judgement_id)
+
+
+def _earlier_ratings(connection: Connection, found: Any) -> list[str]:
+    judgement, rating = tables.judgement, tables.rating
+    this = connection.execute(select(rating.c.image_id, rating.c.axis).where(rating.c.id == found.id)).first()
+    if this is None:
+        return []
+    earlier = (
+        select(rating.c.id)
+        .join(judgement, judgement.c.id == rating.c.id)
+        .where(rating.c.image_id == this.image_id, rating.c.axis == this.axis)
+        .where(judgement.c.rater_id == found.rater_id, judgement.c.revision < found.revision)
+    )
+    return list(connection.execute(earlier).scalars())
+
+
+def insert_embeddings(connection: Connection, vectors: Mapping[str, np.ndarray], encoder_id: str) -> None:
+    """Keeps the embeddings that are not there yet."""
+    checked_text(encoder_id, "The encoder's id", MAX_NAME, empty=False)
+    embedding = tables.embedding
+    for image_id, vector in vectors.items():
+        values = np.ascontiguousarray(vector, "<f4").reshape(-1)
+        if not np.isfinite(values).all():
+            raise InvalidRecord(f"The embedding of picture {image_id} holds NaN or infinity.")
+        _check_image(connection, image_id)
+        where = (embedding.c.image_id == image_id, embedding.c.encoder_id == encoder_id)
+        if connection.execute(select(embedding.c.image_id).where(*where)).first() is None:
+            row = {"image_id": image_id, "encoder_id": encoder_id, "vector": values.tobytes(), "created_at": _now()}
+            connection.execute(insert(embedding).values(**row))
+
+
+def insert_model_run(connection: Connection, run: ModelRun) -> str:
+    """Records that a model was fitted."""
+    id_ = str(uuid.uuid4())
+    row = {"kind": run.kind, "name": run.name, "data_hash": run.data_hash, "file_hash": run.file_hash}
+    for name in ("settings", "metrics"):
+        row[name] = json.dumps(getattr(run, name), sort_keys=True, allow_nan=False)
+    connection.execute(
+        insert(tables.model_run).values(
+            id=id_, data_revision=run.revision, created_at=_now(), revision=next_revision(connection), **row
+        )
+    )
+    return id_
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)
