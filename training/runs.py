@@ -1,0 +1,110 @@
+"""Checkpoints that survive: `run/step-000120/` holds tensors and a manifest of their hashes, or it does not exist."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from .lora_files import sync
+
+MANIFEST = "manifest.json"
+
+
+@dataclass
+class Run:
+    """The checkpoints of one training run.
+
+    folder: made at the first checkpoint. keep: how many of the newest stay. every_steps, every_minutes: when `due` says
+    that it is time for another one.
+    """
+
+    folder: Path
+    keep: int = 2
+    every_steps: int = 500
+    every_minutes: float = 5.0
+    _last_step: int = 0
+    _last_time: float = field(default_factory=time.monotonic)
+
+    def due(self, step: int) -> bool:
+        """Whether enough steps or minutes have passed since the last checkpoint, or since the start."""
+        minutes = (time.monotonic() - self._last_time) / 60
+        return step - self._last_step >= self.every_steps or minutes >= self.every_minutes
+
+    def save(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], about: Mapping[str, object]) -> Path:
+        """Writes `step-NNNNNN`: one safetensors file for each group of tensors, then the manifest, then its name."""
+        from safetensors.torch import save_file
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary, final = self.folder / f".step-{step:06}.{os.getpid()}.part", self.folder / f"step-{step:06}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        for group, named in tensors.items():
+            save_file(
+                {name: t.detach().cpu().contiguous() for name, t in named.items()}, temporary / f"{group}.safetensors"
+            )
+        files = {file.name: digest(file) for file in sorted(temporary.iterdir())}
+        text = json.dumps({"step": step, "files": files, "about": dict(about)}, indent=1, sort_keys=True)
+        (temporary / MANIFEST).write_text(text, encoding="utf-8")
+        for file in (*temporary.iterdir(), temporary):
+            sync(file)
+        if final.exists():
+            shutil.rmtree(final)
+        temporary.rename(final)
+        sync(self.folder)
+        self._last_step, self._last_time = step, time.monotonic()
+        self._tidy()
+        return final
+
+    def latest(self) -> Path | None:
+        """The newest checkpoint whose files are all there and unchanged."""
+        return next((path for path in reversed(self.checkpoints()) if is_valid(path)), None)
+
+    def checkpoints(self) -> list[Path]:
+        """Every step's folder, oldest first, valid or not."""
+        return sorted(self.folder.glob("step-*"))
+
+    def _tidy(self) -> None:
+        valid = [path for path in self.checkpoints() if is_valid(path)]
+        for path in valid[: -self.keep]:
+            shutil.rmtree(path)
+
+
+def load(checkpoint: Path) -> tuple[int, dict[str, dict[str, Tensor]], dict[str, object]]:
+    """(step, tensors by group, what was said about it). Raises ValueError when the checkpoint is not whole."""
+    from safetensors.torch import load_file
+
+    if not is_valid(checkpoint):
+        raise ValueError(f"The checkpoint {checkpoint} is damaged: delete it, an older one will be used.")
+    manifest = _manifest(checkpoint)
+    tensors = {name.removesuffix(".safetensors"): load_file(checkpoint / name) for name in manifest["files"]}
+    return manifest["step"], tensors, manifest["about"]
+
+
+def is_valid(checkpoint: Path) -> bool:
+    """Whether there is a manifest and every file that it names has the hash that it says."""
+    try:
+        files = _manifest(checkpoint)["files"]
+        return all(digest(checkpoint / name) == wanted for name, wanted in files.items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _manifest(checkpoint: Path) -> dict:
+    return json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+
+
+def digest(file: Path) -> str:
+    """sha256:<hex> of a file's bytes."""
+    found = hashlib.sha256()
+    with file.open("rb") as opened:
+        while chunk := opened.read(1 << 20):
+            found.update(chunk)
+    return f"sha256:{found.hexdigest()}"
