@@ -1,6 +1,6 @@
 """Reward guidance in x0 space: moves the denoiser's clean estimate along a reward's gradient, by a measured step.
 
-The aim is the tilted law `p(x0) * exp(lambda * r(x0))`. Its denoiser is `D + (s^2 / a) * grad_x log E[exp(lambda r) | x]`;
+The aim is the tilted law `p(x0) * exp(lambda * r(x0))`. Its denoiser is `D + s^2/a * grad_x log E[exp(lambda r) | x]`;
 here the gradient is taken at the clean estimate D itself, so the denoiser is never differentiated, and V, the variance
 of x0 given x, stands for its Jacobian (exact for a Gaussian prior). Posterior guidance: Chung et al. 2023
 (arXiv:2209.14687); gradients at the clean estimate: He et al. 2024 (MPGD, arXiv:2311.16424).
@@ -21,9 +21,10 @@ from ..diffusion.process import Process, at_least_float32, per_sample
 RewardOfLatent = Callable[[Tensor], Tensor]
 """Clean latents in model space (B, C, *spatial) -> (B,), with a gradient; one sample never sees another."""
 
-# Large enough that the cap sets the length of nearly every step: a gradient has to be ten thousand times weaker than
-# the prior's own pull before the step becomes shorter than the trust region.
-INVERSE_TEMPERATURE = 1e4
+NEGLIGIBLE = 0.02
+"""A reward that one standard deviation of x0 given x would change by less than this has nearly all it can get: below,
+the step shrinks in proportion instead of being as long as the trust region. In the unit of rewards, for which 1 is a
+standard deviation of a taste, or a factor e in a detector's odds."""
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ PIXEL = TrustRegion(tau=0.3, noisiest=4.0)
 
 @dataclass(frozen=True)
 class Guide:
-    """One reward that pulls. strength multiplies tau; mask, (B or 1, 1, *spatial) in 0..1, limits where it may change."""
+    """One reward that pulls. strength multiplies tau; mask, (B or 1, 1, *spatial) in 0..1, says where it may."""
 
     reward: RewardOfLatent
     strength: float = 1.0
@@ -71,8 +72,9 @@ def guided(denoised: Tensor, sigma: Tensor, guides: Sequence[Guide], process: Pr
     """The clean estimate after one step up the guides' rewards, which share one trust region.
 
     denoised: (B, C, *spatial) in model space, any float type, which the result keeps; sigma: (B,) or scalar.
-    Every sample moves by at most `tau * max(strength) * sqrt(V)`, root mean square over the guides' masks; a guide alone
-    moves it by `tau * strength * sqrt(V)` unless its gradient is negligible. A sample whose gradient is not finite stays.
+    Every sample moves by at most `tau * max(strength) * sqrt(V)`, root mean square over the guides' masks; a guide
+    alone moves it by `tau * strength * sqrt(V)` unless the reward is nearly flat there (NEGLIGIBLE). A sample whose
+    gradient is not finite stays.
     """
     guides = [guide for guide in guides if guide.strength > 0]
     if not guides or tau <= 0:
@@ -146,9 +148,13 @@ def rms(values: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def _step(denoised: Tensor, guide: Guide, deviation: Tensor, tau: float) -> Tensor:
-    slope = INVERSE_TEMPERATURE * gradient(guide.reward, denoised)
-    step = capped(deviation**2 * slope, tau * guide.strength * deviation, guide.mask)
-    return step if guide.mask is None else step * guide.mask.to(step)
+    slope = gradient(guide.reward, denoised)
+    size = rms(slope, guide.mask)
+    weight = torch.ones_like(slope) if guide.mask is None else guide.mask.to(slope).expand_as(slope)
+    dimensions = weight.sum(dim=tuple(range(1, slope.ndim)), keepdim=True)
+    possible = deviation * size * dimensions.sqrt()
+    length = tau * guide.strength * deviation * (possible / NEGLIGIBLE).clamp(max=1)
+    return length * weight * slope / size.clamp(min=torch.finfo(slope.dtype).tiny)
 
 
 def _posterior_deviation(process: Process, sigma: Tensor, like: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ class Decoder:
         self._network = Shared(patcher.model, [patcher.model], patcher.load_device)
 
     def __call__(self, latents: Tensor) -> Tensor:
-        latents = self._shrunk(single_pictures(latents))
+        latents = self._shrunk(latents.reshape(check_pictures(latents.shape)))
         latents = self._to_network(latents).to(device=self.patcher.load_device, dtype=self._dtype)
         return self._to_unit(self._network().decode(latents).float())
 
@@ -109,19 +109,17 @@ def check_vae(vae: Any, model: Patcher) -> None:
         )
 
 
-def single_pictures(latents: Tensor) -> Tensor:
-    """(B, C, h, w) from that or from one frame each. Raises WrongConnectionError for video, audio, packed latents."""
-    if latents.ndim == 5 and latents.shape[2] == 1:
-        return latents[:, :, 0]
-    if latents.ndim == 5:
+def check_pictures(shape: Sequence[int]) -> tuple[int, ...]:
+    """(B, C, h, w) of a latent's shape with or without a frame axis. Raises WrongConnectionError for the rest."""
+    if len(shape) == 5 and shape[2] > 1:
         raise WrongConnectionError(
-            f"These latents are a video of {latents.shape[2]} frames, but guidance works on single pictures."
+            f"These latents are a video of {shape[2]} frames; guidance works on single pictures."
         )
-    if latents.ndim != 4:
+    if len(shape) not in (4, 5):
         raise WrongConnectionError(
-            f"Latents of shape {tuple(latents.shape)} are sound, or several media in one; guidance works on pictures."
+            f"Latents of shape {tuple(shape)} are sound, or several media in one; guidance works on pictures."
         )
-    return latents
+    return (*shape[:2], *shape[-2:])
 
 
 def _vae_decoder(vae: comfy.sd.VAE, model: Patcher, half: bool) -> Decoder:
@@ -133,7 +131,8 @@ def _vae_decoder(vae: comfy.sd.VAE, model: Patcher, half: bool) -> Decoder:
         if model.get_model_object("latent_format").latent_dimensions == 3:
             latents = latents.unsqueeze(2)
         latents = model.model.process_latent_out(latents)
-        return single_pictures(latents).unsqueeze(2) if video else single_pictures(latents)
+        picture = latents.reshape(check_pictures(latents.shape))
+        return picture.unsqueeze(2) if video else picture
 
     def to_unit(images: Tensor) -> Tensor:
         images = images[:, :, 0] if images.ndim == 5 else images

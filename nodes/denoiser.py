@@ -7,7 +7,7 @@ made there, weights included, cannot take part in a backward pass.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any, Generic, TypeVar
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..diffusion.process import Process
-from ..feedback.rewards.base import Reward
+from ..feedback.rewards.base import Encoder, Reward
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
@@ -52,21 +52,25 @@ def alias(module: M, device: torch.device | None = None) -> M:
 class Shared(Generic[T]):
     """`root` as a graph needs it: a copy that shares the weights of `networks` (see `alias`) and owns all else.
 
-    Calling gives the copy, made again whenever ComfyUI has moved or replaced a weight in between. keep: objects inside
-    root that see to this themselves, used as they are. `release` lets go of the weights' memory.
+    Calling gives the copy, made again whenever ComfyUI has moved or replaced a weight in between. instead: what the
+    copy holds in place of objects inside root, by their id. `release` lets go of the weights' memory.
     """
 
     def __init__(
-        self, root: T, networks: Sequence[nn.Module], device: torch.device | None = None, keep: Iterable[Any] = ()
+        self,
+        root: T,
+        networks: Sequence[nn.Module],
+        device: torch.device | None = None,
+        instead: Mapping[int, Any] | None = None,
     ) -> None:
-        self._root, self._networks, self._device, self._keep = root, list(networks), device, list(keep)
+        self._root, self._networks, self._device, self._instead = root, list(networks), device, dict(instead or {})
         self._copy: T | None = None
         self._places: list[tuple[int, int]] = []
 
     def __call__(self) -> T:
         places = [(id(tensor), _place(tensor)) for tensor in _tensors(self._networks)]
         if self._copy is None or places != self._places:
-            self._copy = _copied(self._root, self._networks, self._device, self._keep)
+            self._copy = _copied(self._root, self._networks, self._device, self._instead)
             self._places = places
         return self._copy
 
@@ -74,11 +78,13 @@ class Shared(Generic[T]):
         self._copy = None
 
 
-def _copied(root: T, networks: Sequence[nn.Module], device: torch.device | None, keep: Iterable[Any] = ()) -> T:
+def _copied(
+    root: T, networks: Sequence[nn.Module], device: torch.device | None, instead: Mapping[int, Any] | None = None
+) -> T:
     with torch.inference_mode(False), torch.no_grad():
-        memo: dict[int, Any] = {id(tensor): _alias_tensor(tensor, device) for tensor in _tensors(networks)}
-        memo |= {id(kept): kept for kept in [*keep, *_memory_records(networks)]}
-        return copy.deepcopy(root, memo)
+        memo: dict[int, Any] = {id(record): record for record in _memory_records(networks)}
+        memo |= {id(tensor): _alias_tensor(tensor, device) for tensor in _tensors(networks)}
+        return copy.deepcopy(root, memo | dict(instead or {}))
 
 
 def _tensors(networks: Iterable[nn.Module]) -> Iterator[Tensor]:
@@ -144,11 +150,25 @@ def process_of_sampling(sampling: Any) -> Process:
     )
 
 
+class _ManagedEncoder:
+    """An encoder whose network is ComfyUI's to move: a reward that moves all it holds finds nothing here."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.id, self._encoder = encoder.id, encoder
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self._encoder(images)
+
+    def networks(self) -> list[nn.Module]:
+        return []
+
+
 def normal_reward(reward: Reward) -> Shared[Reward]:
     """The reward in normal tensors; its encoders, which nodes make from ComfyUI's own models, see to theirs."""
-    encoders = [network for encoder in reward.encoders for network in encoder.networks()]
-    own = [network for network in reward.networks() if not any(network is known for known in encoders)]
-    return Shared(reward, own, comfy.model_management.vae_device(), keep=reward.encoders)
+    encoders = {id(encoder): _ManagedEncoder(encoder) for encoder in reward.encoders}
+    theirs = {id(network) for encoder in reward.encoders for network in encoder.networks()}
+    own = [network for network in reward.networks() if id(network) not in theirs]
+    return Shared(reward, own, comfy.model_management.vae_device(), instead=encoders)
 
 
 def patchers_of(reward: Reward) -> list[comfy.model_patcher.ModelPatcher]:

@@ -1,0 +1,285 @@
+"""FeedbackRewardGuidance: a reward steers every picture that the model makes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sampler_helpers
+import torch
+from comfy.patcher_extension import CallbacksMP, WrappersMP
+from torch import Tensor, nn
+
+from ..diffusion.process import Process
+from ..feedback.rewards.base import Reward
+from ..guidance.gradient import LATENT, PIXEL, GuidanceError, Guide, TrustRegion, guided
+from .compat import REWARD, io
+from .decoder import SIZES, Decoder, check_pictures, decoder_of
+from .denoiser import (
+    Shared,
+    WrongConnectionError,
+    gradients,
+    normal_reward,
+    patchers_of,
+    process_of,
+    process_of_sampling,
+)
+
+KEY = "feedback_loop_guidance"
+
+Patcher = comfy.model_patcher.ModelPatcher
+
+
+@dataclass(frozen=True, eq=False)
+class Pull:
+    """One guidance node's wish: this reward, through this decoder, this strongly, between these shares of the run."""
+
+    reward: Reward
+    decoder: Decoder
+    strength: float
+    start: float = 0.0
+    end: float = 1.0
+    mask: Tensor | None = None
+    normal: Shared[Reward] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "normal", normal_reward(self.reward))
+
+    def acts(self, sampling: Any, sigma: Tensor) -> bool:
+        noise = float(sigma.max())
+        return float(sampling.percent_to_sigma(self.end)) <= noise <= float(sampling.percent_to_sigma(self.start))
+
+    def score(self, latents: Tensor) -> Tensor:
+        """(B, C, *spatial) -> (B,) on the latents' device."""
+        images = self.decoder(latents)
+        reward = self.normal()
+        reward.to(images.device)
+        return reward(images).to(latents.device)
+
+    def guide(self, denoised: Tensor) -> Guide:
+        return Guide(self.score, self.strength, None if self.mask is None else latent_mask(self.mask, denoised))
+
+    def release(self) -> None:
+        self.normal.release()
+        self.decoder.release()
+
+
+@dataclass(frozen=True, eq=False)
+class RewardGuidance:
+    """The post-CFG function. All guidance nodes on a model end up in one of these: they share its trust region."""
+
+    pulls: tuple[Pull, ...]
+    region: TrustRegion
+
+    def __call__(self, args: dict[str, Any]) -> Tensor:
+        denoised, sigma, sampling = args["denoised"], args["sigma"], args["model"].model_sampling
+        process = process_of_sampling(sampling)
+        pulls = [pull for pull in self.pulls if pull.acts(sampling, sigma)]
+        if not pulls or not self.region.holds(process, sigma):
+            return denoised
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        check_pictures(denoised.shape)
+        with gradients():
+            return self._guided(denoised.clone(), sigma.clone().expand(len(denoised)), pulls, process)
+
+    def _guided(self, denoised: Tensor, sigma: Tensor, pulls: Sequence[Pull], process: Process) -> Tensor:
+        """In as many parts as memory asks for: no picture's step depends on another's."""
+        guides = [pull.guide(denoised) for pull in pulls]
+        part = pictures_at_once(denoised, pulls)
+        steps = [
+            guided(
+                denoised[i : i + part],
+                sigma[i : i + part],
+                [_rows(g, i, part) for g in guides],
+                process,
+                self.region.tau,
+            )
+            for i in range(0, len(denoised), part)
+        ]
+        return torch.cat(steps)
+
+    def memory_for(self, shape: Sequence[int]) -> float:
+        return max(pull.decoder.memory_for(check_pictures(shape)) for pull in self.pulls)
+
+    def release(self, _patcher: Patcher | None = None) -> None:
+        """After a run, so that ComfyUI can free the memory of what it unloads."""
+        for pull in self.pulls:
+            pull.release()
+
+
+def _rows(guide: Guide, start: int, count: int) -> Guide:
+    mask = guide.mask
+    return guide if mask is None else Guide(guide.reward, guide.strength, mask[start : start + count])
+
+
+def pictures_at_once(denoised: Tensor, pulls: Sequence[Pull]) -> int:
+    """How many pictures' graphs fit into free memory, one at least."""
+    one = (1, *check_pictures(denoised.shape)[1:])
+    needed = max(pull.decoder.memory_for(one) for pull in pulls)
+    free = min(comfy.model_management.get_free_memory(pull.decoder.patcher.load_device) for pull in pulls)
+    return max(1, min(len(denoised), int(free / max(needed, 1))))
+
+
+def latent_mask(mask: Tensor, like: Tensor) -> Tensor:
+    """A MASK (B or 1, H, W) as (B, 1, *spatial) at the latent's size; the last one serves for pictures without one."""
+    mask = mask.clone().float().reshape(-1, 1, *mask.shape[-2:]).clamp(0, 1)
+    mask = nn.functional.interpolate(mask, size=like.shape[-2:], mode="area")
+    mask = mask[torch.arange(len(like)).clamp(max=len(mask) - 1)]
+    return mask.reshape(len(like), *(1,) * (like.ndim - 3), *like.shape[-2:]).to(like.device)
+
+
+def add_guidance(model: Patcher, pull: Pull) -> Patcher:
+    """A clone of the model that follows the pull as well as those it already follows."""
+    model = model.clone()
+    hooks = model.model_options.get("sampler_post_cfg_function", [])
+    before = [hook for hook in hooks if isinstance(hook, RewardGuidance)]
+    pulls = (*(known for hook in before for known in hook.pulls), pull)
+    guidance = RewardGuidance(pulls, region_of(model))
+    model.model_options["sampler_post_cfg_function"] = [hook for hook in hooks if hook not in before]
+    model.set_model_sampler_post_cfg_function(guidance)
+    _manage_memory(model, guidance)
+    return model
+
+
+def region_of(model: Patcher) -> TrustRegion:
+    """The trust region that was calibrated for this kind of model."""
+    return PIXEL if model.get_model_object("latent_format").spacial_downscale_ratio == 1 else LATENT
+
+
+def _manage_memory(model: Patcher, guidance: RewardGuidance) -> None:
+    networks = [p for pull in guidance.pulls for p in (pull.decoder.patcher, *patchers_of(pull.reward))]
+    unique = {id(patcher.model): patcher for patcher in networks}
+    model.set_additional_models(KEY, list(unique.values()))
+    model.remove_callbacks_with_key(CallbacksMP.ON_CLEANUP, KEY)
+    model.add_callback_with_key(CallbacksMP.ON_CLEANUP, KEY, guidance.release)
+    model.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, KEY)
+    model.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, _reserving(guidance))
+
+
+def _reserving(guidance: RewardGuidance) -> Any:
+    """A PREPARE_SAMPLING wrapper that makes ComfyUI keep the memory of one picture's graph free beside its own.
+
+    ComfyUI plans memory from the latent's shape and nothing else, so it is told of a larger batch.
+    """
+
+    def prepare(
+        executor: Any, model: Patcher, noise_shape: Sequence[int], conds: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        planned, _ = comfy.sampler_helpers.estimate_memory(model, noise_shape, conds)
+        extra = guidance.memory_for((1, *noise_shape[1:]))
+        batch = noise_shape[0] * (1 + extra / max(planned, 1))
+        return executor(model, [batch, *noise_shape[1:]], conds, *args, **kwargs)
+
+    return prepare
+
+
+def check_reward(reward: Any) -> Reward:
+    """The reward, or GuidanceError that says what to connect."""
+    if not isinstance(reward, Reward):
+        raise WrongConnectionError(
+            "What is connected as `reward` is no reward of this pack. Connect a Feedback Loop reward node."
+        )
+    if not reward.differentiable:
+        raise GuidanceError(
+            f"The reward '{reward.name}' has no gradient, so it cannot guide a run. "
+            "Use it to score pictures, or connect another reward."
+        )
+    return reward
+
+
+def check_interval(start: float, end: float) -> None:
+    if start >= end:
+        raise WrongConnectionError(
+            f"start_percent ({start:g}) has to be below end_percent ({end:g}), or nothing would be steered."
+        )
+
+
+class FeedbackRewardGuidance(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FeedbackRewardGuidance",
+            display_name="Reward Guidance",
+            category="feedback/guidance",
+            description=(
+                "Steers every picture that the model makes towards a higher reward: what you taught it to like, fewer "
+                "watermarks, other colours. Works with any sampler. Chain several for several rewards."
+            ),
+            search_aliases=["reward", "guidance", "steer", "taste", "watermark", "classifier guidance", "feedback"],
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="The model to steer. It comes out changed; the original stays as it is."
+                ),
+                REWARD.Input("reward", tooltip="What to steer towards, from any reward node of Feedback Loop."),
+                io.Vae.Input("vae", tooltip="The model's VAE. Rewards judge pictures, so every estimate is decoded."),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.05,
+                    tooltip="How far each step may go. 1 is what we measured to work best, .5 is subtle, above 2 "
+                    "pictures tend to break. 0 is off: exactly the pictures without this node.",
+                ),
+                io.Float.Input(
+                    "start_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="When steering begins, as a share of the run. Later leaves the layout alone. The first "
+                    "steps, which are nearly pure noise, are never steered.",
+                ),
+                io.Float.Input(
+                    "end_percent",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="When steering ends, as a share of the run. Earlier saves time and leaves fine detail.",
+                ),
+                io.Combo.Input(
+                    "decoder",
+                    options=list(SIZES),
+                    default="auto",
+                    advanced=True,
+                    tooltip="How estimates become pictures for the reward. auto: the small decoder (TAESD in "
+                    "models/vae_approx) if there is one, else the VAE at half size. full is slowest and sharpest.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Where the picture may be changed (white). Without one, everywhere.",
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="The steered model, for any sampler.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Patcher,
+        reward: Reward,
+        vae: Any,
+        strength: float,
+        start_percent: float = 0.0,
+        end_percent: float = 1.0,
+        decoder: str = "auto",
+        mask: Tensor | None = None,
+    ) -> io.NodeOutput:
+        process_of(model)
+        check_reward(reward)
+        check_interval(start_percent, end_percent)
+        decode = decoder_of(vae, model, decoder)
+        if strength == 0:
+            return io.NodeOutput(model)
+        return io.NodeOutput(add_guidance(model, Pull(reward, decode, strength, start_percent, end_percent, mask)))
+
+
+NODES: list[type[io.ComfyNode]] = [FeedbackRewardGuidance]
