@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from . import media, queries, writes
+from . import latents, media, queries, writes
 from .database import Database
 from .records import (
     MAX_NAME,
@@ -45,6 +45,7 @@ class FeedbackStore:
     def __init__(self, url: str, media_dir: Path) -> None:
         self._database = Database(url)
         self._media = media.Media(media_dir)
+        self._latents = latents.Latents(Path(media_dir) / "latents")
 
     @property
     def read_only(self) -> str | None:
@@ -102,6 +103,14 @@ class FeedbackStore:
     def graphs(self, image_id: str) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
         """(API prompt, workflow) that made the picture, without secrets; None where none was recorded."""
         return self._database.read(lambda c: queries.graphs(c, image_id))
+
+    def add_latent(self, image_id: str, samples: np.ndarray) -> None:
+        """Keeps the latent (C, ...) that the picture was decoded from; one that is there already stays."""
+        self._latents.put(image_id, samples)
+
+    def latent(self, image_id: str) -> np.ndarray | None:
+        """The latent (C, ...), float32, that was kept with the picture, or None."""
+        return self._latents.get(image_id)
 
     # Judgements
 

@@ -1,0 +1,27 @@
+// Building elements without markup strings: text that came from a prompt or a rater can only ever become text.
+const SVG = "http://www.w3.org/2000/svg";
+const STAR_PATH =
+  "M12 2.6l2.83 5.9 6.47.83-4.75 4.5 1.2 6.42L12 17.1l-5.75 3.15 1.2-6.42-4.75-4.5 6.47-.83z";
+
+export function element(tag, { className, text, on = {}, ...attributes } = {}, ...children) {
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  if (text !== undefined) node.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  for (const [event, listener] of Object.entries(on)) node.addEventListener(event, listener);
+  node.append(...children);
+  return node;
+}
+
+export function starIcon() {
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("viewBox", "0 0 24 24");
+  svg.setAttribute("aria-hidden", "true");
+  const path = document.createElementNS(SVG, "path");
+  path.setAttribute("d", STAR_PATH);
+  svg.append(path);
+  return svg;
+}
+
+const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
+export const starsInWords = (count) => (count ? plural(count, "star") : "not rated");

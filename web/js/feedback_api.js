@@ -1,0 +1,52 @@
+// The pack's HTTP interface, as the browser uses it. Every write carries an Idempotency-Key, so that a write sent twice
+// because the connection broke is one judgement, not two.
+import { api } from "../../../scripts/api.js";
+
+const BASE = "/feedback_loop/v1";
+
+export const pictureUrl = (id) => api.apiURL(`${BASE}/images/${encodeURIComponent(id)}/file`);
+
+function newIdempotencyKey() {
+  // crypto.randomUUID is missing on plain http pages other than localhost.
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+async function answerOf(response) {
+  const body = await response.json().catch(() => ({}));
+  if (response.ok) return body;
+  throw new Error(body.error?.message ?? body.message ?? body.error ?? `The server answered ${response.status}.`);
+}
+
+async function write(method, path, body) {
+  const options = {
+    method,
+    headers: { "Content-Type": "application/json", "Idempotency-Key": newIdempotencyKey() },
+    ...(body && { body: JSON.stringify(body) }),
+  };
+  let response;
+  try {
+    response = await api.fetchApi(BASE + path, options);
+  } catch {
+    // fetch rejects only when the connection fails; the key makes the second attempt safe.
+    response = await api.fetchApi(BASE + path, options);
+  }
+  return answerOf(response);
+}
+
+export async function fetchImages(collection, { cursor, limit }) {
+  const query = new URLSearchParams({ collection, limit });
+  if (cursor) query.set("cursor", cursor);
+  return answerOf(await api.fetchApi(`${BASE}/images?${query}`));
+}
+
+export const postStars = (imageId, stars, rater) =>
+  write("POST", "/ratings", {
+    image_id: imageId,
+    value: stars,
+    scale: { min: 1, max: 5 },
+    axis: "overall",
+    rater,
+  });
+
+export const deleteJudgement = (id) => write("DELETE", `/judgements/${encodeURIComponent(id)}`);

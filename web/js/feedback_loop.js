@@ -1,0 +1,60 @@
+// Registers the pack with ComfyUI's frontend: the rating view on FeedbackCapture, its keys, its settings.
+import { app } from "../../../scripts/app.js";
+import { CaptureView } from "./capture_view.js";
+import { element } from "./dom.js";
+import { commands, keybindings } from "./keys.js";
+import { settings } from "./settings.js";
+
+const NODE = "FeedbackCapture";
+const NEW_NODE_SIZE = [400, 560];
+const MIN_HEIGHT = 260;
+
+const stylesheet = new URL("./feedback_loop.css", import.meta.url).href;
+document.head.append(element("link", { rel: "stylesheet", href: stylesheet }));
+
+/** The collection that the last run stored into, or, before the first, the one that the widget names. */
+function collectionOf(node) {
+  return node.feedbackCollection ?? String(node.widgets.find((widget) => widget.name === "collection").value);
+}
+
+function addCaptureView(node) {
+  const view = new CaptureView(() => collectionOf(node));
+  const options = { serialize: false, hideOnZoom: false, getMinHeight: () => MIN_HEIGHT };
+  const widget = node.addDOMWidget("pictures", "feedback_pictures", view.element, options);
+  widget.serialize = false; // It holds nothing: neither the prompt (options) nor the saved workflow has a value of it.
+  node.setSize([Math.max(node.size[0], NEW_NODE_SIZE[0]), Math.max(node.size[1], NEW_NODE_SIZE[1])]);
+  listenToNode(node, view);
+}
+
+function listenToNode(node, view) {
+  const after = (object, method, react) => {
+    const original = object[method];
+    object[method] = function (...args) {
+      const result = original?.apply(this, args);
+      react(...args);
+      return result;
+    };
+  };
+  const collection = node.widgets.find((widget) => widget.name === "collection");
+  after(collection, "callback", () => {
+    node.feedbackCollection = undefined;
+    view.refresh();
+  });
+  after(node, "onExecuted", (output) => {
+    node.feedbackCollection = output.feedback_collection?.[0];
+    view.refresh();
+  });
+  after(node, "onConfigure", () => view.refresh());
+  after(node, "onRemoved", () => view.remove());
+  view.refresh();
+}
+
+app.registerExtension({
+  name: "FeedbackLoop",
+  settings,
+  commands,
+  keybindings,
+  nodeCreated(node) {
+    if (node.comfyClass === NODE) addCaptureView(node);
+  },
+});
