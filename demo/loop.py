@@ -1,0 +1,149 @@
+"""The closed loop on the demo model, through a running ComfyUI's own HTTP API.
+
+    python demo/loop.py --server http://127.0.0.1:8188 --out output/demo [--full]
+
+Generate, rate (by the scripted rater of rater.py), learn the taste, guide by it, train a LoRA on the same ratings, and
+measure every step with the independent judge. Writes report.json, report.html and the grids to --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent)) if not __package__ else None
+
+import judge as judging  # noqa: E402
+import measure  # noqa: E402
+import rater  # noqa: E402
+import report  # noqa: E402
+import world  # noqa: E402
+from client import Graph, Link, Server  # noqa: E402
+
+PER_PROMPT = 4
+RATED_PROMPTS = 50  # x 4 = 200 pictures with stars
+SAMPLING = {"steps": 20, "cfg": 2.0, "sampler_name": "euler", "scheduler": "sgm_uniform", "denoise": 1.0}
+OPEN = {"size": 0.25, "place": 0.25, "count": 0.25, "texture": 0.25}  # how often a prompt says what the taste is about
+
+
+def prompts(n: int, seed: int) -> list[measure.Prompt]:
+    """Prompts that some scene could satisfy, and a noise seed for each."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for _ in range(n):
+        scene = world.sample_scene(rng, watermark_rate=0.0)
+        words = {k: w for k, w in world.attributes(scene).items() if rng.random() < OPEN.get(k, 0.85)}
+        made.append(measure.Prompt(world.phrase(words, scene, rng), words, int(rng.integers(2**48))))
+    return made
+
+
+class Loop:
+    def __init__(self, server: Server, prompts_per_row: int, run: str) -> None:
+        self.server, self.run = server, run
+        self.judge = judging.load()
+        self.rng = np.random.default_rng(2026)
+        self.rated = prompts(RATED_PROMPTS, seed=1)
+        self.fresh = prompts(prompts_per_row, seed=2)
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - began, 1)
+        print(f"{name:>22}  {self.seconds[name]:6.1f} s", flush=True)
+
+    # --- graphs ------------------------------------------------------------------------------------------------------
+
+    def sample(self, graph: Graph, model: Link, clip: Link, vae: Link, prompt: measure.Prompt, negative: str = "") -> Link:
+        """Text -> KSampler -> VAEDecode, all stock nodes; the link to the pictures."""
+        positive = graph.add("CLIPTextEncode", clip=clip, text=prompt.text)
+        against = graph.add("CLIPTextEncode", clip=clip, text=negative)
+        latent = graph.add("EmptyLatentImage", width=world.SIZE, height=world.SIZE, batch_size=PER_PROMPT)
+        sampled = graph.add(
+            "KSampler", model=model, positive=[positive, 0], negative=[against, 0], latent_image=[latent, 0], seed=prompt.seed, **SAMPLING
+        )
+        return [graph.add("VAEDecode", samples=[sampled, 0], vae=vae), 0]
+
+    def generate_to_rate(self) -> list[str]:
+        graph = Graph()
+        demo = graph.add("FeedbackDemoModel")
+        for prompt in self.rated:
+            pictures = self.sample(graph, [demo, 0], [demo, 1], [demo, 2], prompt)
+            graph.add("FeedbackCapture", images=pictures, collection=self.run)
+        self.server.run(graph)
+        return [item["id"] for item in self.listed()]
+
+    def listed(self) -> list[dict[str, Any]]:
+        items, cursor = [], ""
+        while True:
+            page = self.server.call("GET", f"/feedback_loop/v1/images?collection={self.run}&limit=100" + cursor)
+            items += page["items"]
+            if page["next"] is None:
+                return items
+            cursor = f"&cursor={page['next']}"
+
+    def rate(self) -> int:
+        """Stars for every captured picture, by what is truly in it where its prompt left it open."""
+        words = {p.text: p.words for p in self.rated}
+        items = self.listed()
+        images = torch.stack([self.server.captured(item["id"]) for item in items])
+        utility = rater.utility(judging.look(self.judge, images), [words[item["prompt"]] for item in items])
+        for item, stars in zip(items, rater.stars(utility, self.rng), strict=True):
+            self.server.rate(item["id"], int(stars), rater="scripted")
+        return len(items)
+
+    def learn(self) -> dict[str, Any]:
+        graph = Graph()
+        demo = graph.add("FeedbackDemoModel")
+        data = graph.add("FeedbackDataset", collection=self.run)
+        taste = graph.add("FeedbackTrainReward", feedback=[data, 0], clip_vision=[demo, 3])
+        graph.add("FeedbackSaveReward", reward=[taste, 0], name=self.run)
+        graph.add("PreviewAny", source=[taste, 1])
+        return self.server.run(graph)
+
+    def load_taste(self, graph: Graph, demo: str) -> Link:
+        return [graph.add("FeedbackLoadReward", name=self.run + ".safetensors", clip_vision=[demo, 3]), 0]
+
+    def row(self, name: str, model_of: Callable[[Graph, str], Link], negative: str = "") -> measure.Row:
+        """One picture row: the fresh prompts and seeds with the model that `model_of` wires up."""
+        graph = Graph()
+        demo = graph.add("FeedbackDemoModel")
+        model = model_of(graph, demo)
+        saves = [
+            graph.add("SaveImage", images=self.sample(graph, model, [demo, 1], [demo, 2], p, negative), filename_prefix=f"{self.run}/{name}")
+            for p in self.fresh
+        ]
+        with self.stage(name):
+            outputs = self.server.run(graph)
+        images = torch.cat([self.server.pictures(outputs[s]) for s in saves])
+        return measure.judged(images, self.fresh, self.judge)
+
+    def guided(self, graph: Graph, demo: str, model: Link, reward: Link) -> Link:
+        return [graph.add("FeedbackRewardGuidance", model=model, reward=reward, vae=[demo, 2]), 0]
+
+    def with_penalty(self, graph: Graph, demo: str) -> Link:
+        return self.guided(graph, demo, [demo, 0], [graph.add("FeedbackWatermarkPenalty"), 0])
+
+    def with_taste(self, graph: Graph, demo: str) -> Link:
+        return self.guided(graph, demo, [demo, 0], self.load_taste(graph, demo))
+
+    def with_lora(self, graph: Graph, demo: str) -> Link:
+        return [graph.add("LoraLoaderModelOnly", model=[demo, 0], lora_name=self.lora, strength_model=1.0), 0]
+
+    def with_both(self, graph: Graph, demo: str) -> Link:
+        return self.guided(graph, demo, self.with_lora(graph, demo), self.load_taste(graph, demo))
+
+    def scores(self, row: measure.Row) -> np.ndarray:
+        """The learned reward of a row's saved pictures, through FeedbackScoreImages."""
+        raise NotImplementedError

@@ -1,0 +1,61 @@
+"""The scripted rater: a hidden taste in what a prompt leaves open, with the inconsistency of a person.
+
+Likes it large, several, on the right, on a plain background and without a watermark. It looks at what is truly in the
+picture (judge.Truth); what the prompt asked for it never holds against a picture. Noise is added to the utility before
+it becomes stars or a choice: repeated pairs come out the same about 75 times in 100.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+import world
+from judge import Truth
+
+# Share of the variance of each part over scenes of the drawn world, where the prompt leaves all of it open.
+SHARES = {"size": 0.45, "texture": 0.20, "count": 0.10, "place": 0.10, "watermark": 0.15}
+
+# For a normal utility, P(two noisy answers agree) = 1/2 + asin(1 / (1 + noise^2)) / pi = .75 at noise^2 = sqrt(2) - 1.
+NOISE = math.sqrt(math.sqrt(2) - 1)
+CUTS = (-1.0, -0.35, 0.3, 0.95)  # utility, in standard deviations, at which one star more is given
+
+
+def parts(truth: Truth) -> dict[str, np.ndarray]:
+    """Each property, standardised over the drawn world (radius is uniform in 4.5..11.5; a third have 1, 2 or 3)."""
+    return {
+        "size": (truth.radius - 8.0) / (7.0 / math.sqrt(12)),
+        "texture": (truth.plain - 1 / 3) / (math.sqrt(2) / 3),
+        "count": (truth.count - 2.0) / math.sqrt(2 / 3),
+        "place": (truth.x - world.SIZE / 2) / 10.0,
+        "watermark": (0.35 - truth.marked()) / math.sqrt(0.35 * 0.65),
+    }
+
+
+def utility(truth: Truth, words: list[dict[str, str]], without: tuple[str, ...] = ()) -> np.ndarray:
+    """(B,) the hidden taste, about standard normal over plain pictures. `words[i]` is what picture i's prompt said."""
+    total = np.zeros(len(truth))
+    for name, value in parts(truth).items():
+        if name not in without:
+            open_to_taste = np.array([name not in said for said in words])
+            total += math.sqrt(SHARES[name]) * value * open_to_taste
+    return total
+
+
+def stars(u: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(B,) 1..5."""
+    return 1 + np.searchsorted(CUTS, u + NOISE * rng.standard_normal(len(u)))
+
+
+def prefers_left(u_left: np.ndarray, u_right: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(B,) bool: one noisy answer to each pair."""
+    noise = NOISE * rng.standard_normal((2, len(u_left)))
+    return u_left + noise[0] > u_right + noise[1]
+
+
+def self_agreement(u_left: np.ndarray, u_right: np.ndarray, rng: np.random.Generator, repeats: int) -> float:
+    """How often the rater answers a repeated pair as before, over `repeats` scripted repeats of random pairs."""
+    pair = rng.integers(len(u_left), size=repeats)
+    first, second = (prefers_left(u_left[pair], u_right[pair], rng) for _ in range(2))
+    return float((first == second).mean())

@@ -1,0 +1,101 @@
+"""The demo model is one model, whether diffusers or ComfyUI runs it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.comfy
+
+PROMPTS = ["two large red stars on the left, dark plain background", "", "one small blue circle, busy background, watermark"]
+
+
+@pytest.fixture(scope="module")
+def parts() -> tuple[Any, Any, Any, Any]:
+    from feedback_loop.nodes.demo import load_demo_model
+
+    with torch.inference_mode():
+        return load_demo_model()
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    from diffusers import StableDiffusionPipeline
+    from feedback_loop.nodes.demo import WEIGHTS
+
+    made = StableDiffusionPipeline.from_pretrained(WEIGHTS, safety_checker=None, torch_dtype=torch.float32)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def _diffusers_text(pipe: Any, prompt: str) -> torch.Tensor:
+    ids = pipe.tokenizer(prompt, padding="max_length", max_length=77, return_tensors="pt").input_ids
+    return pipe.text_encoder(ids).last_hidden_state
+
+
+def _denoised(pipe: Any, x: torch.Tensor, sigma: float, timestep: int, text: torch.Tensor) -> torch.Tensor:
+    """x = x0 + sigma * n in ComfyUI's scaling; D = x / (1 + sigma^2) - v * sigma / sqrt(1 + sigma^2)."""
+    scale = (1 + sigma**2) ** 0.5
+    v = pipe.unet(x / scale, torch.tensor([timestep]), text).sample
+    return x / scale**2 - v * sigma / scale
+
+
+@torch.inference_mode()
+def test_both_read_a_prompt_alike(parts: Any, pipe: Any) -> None:
+    for prompt in PROMPTS:
+        cond = parts[1].encode_from_tokens(parts[1].tokenize(prompt))
+        torch.testing.assert_close(cond.float(), _diffusers_text(pipe, prompt), atol=1e-4, rtol=0)
+
+
+@torch.inference_mode()
+def test_one_denoise_is_the_same_to_a_ten_thousandth(parts: Any, pipe: Any) -> None:
+    model = parts[0].model
+    for timestep in (999, 500, 20):
+        sigma = float(model.model_sampling.sigmas[timestep])
+        bar = float(pipe.scheduler.alphas_cumprod[timestep])
+        assert sigma == pytest.approx(((1 - bar) / bar) ** 0.5, rel=1e-4), "the two schedules differ"
+        x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(timestep)) * (1 + sigma**2) ** 0.5
+        text = _diffusers_text(pipe, PROMPTS[0])
+        ours = model.apply_model(x, torch.tensor([sigma]), c_crossattn=text)
+        assert (ours - _denoised(pipe, x, sigma, timestep, text)).abs().max() < 1e-4
+
+
+@torch.inference_mode()
+def test_a_whole_run_gives_the_same_pixels_to_two_in_255(parts: Any, pipe: Any) -> None:
+    """DDIM without noise and ComfyUI's euler walk the same path; both get the trailing timesteps of 20 steps."""
+    import comfy.sample
+    import comfy.samplers
+
+    model, clip, vae, _ = parts
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(7))
+    theirs = pipe(PROMPTS[0], num_inference_steps=20, guidance_scale=2.0, latents=noise, output_type="np", height=64, width=64)
+    steps = pipe.scheduler.timesteps.tolist()
+    assert steps[0] == 999
+    table = model.model.model_sampling.sigmas
+    sigmas = torch.cat([table[steps], torch.zeros(1)])
+    conds = [[[clip.encode_from_tokens(clip.tokenize(p)), {}]] for p in (PROMPTS[0], "")]
+    # diffusers starts at the noise itself, ComfyUI at sqrt(1 + sigma^2) * noise for v-prediction: the same point.
+    latent = comfy.sample.sample_custom(
+        model, noise, 2.0, comfy.samplers.sampler_object("euler"), sigmas, *conds, torch.zeros(1, 4, 8, 8), seed=0
+    )
+    ours = vae.decode(latent)
+    assert (ours - torch.from_numpy(theirs.images)).abs().max() <= 2 / 255
+
+
+@torch.inference_mode()
+def test_the_image_tower_is_the_same_in_transformers(parts: Any) -> None:
+    from feedback_loop.nodes.demo import WEIGHTS
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    folder = WEIGHTS / "image_encoder"
+    theirs = CLIPVisionModelWithProjection(CLIPVisionConfig.from_pretrained(folder)).float().eval()
+    theirs.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()}, strict=False)
+    image = torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(1))
+    vision = parts[3]
+    pixels = (image.movedim(-1, 1) - torch.tensor(vision.image_mean)[:, None, None]) / torch.tensor(vision.image_std)[:, None, None]
+    ours = vision.encode_image(image)["image_embeds"]
+    # ComfyUI rounds pixels to 255 steps before it normalises, hence the tolerance.
+    assert (ours - theirs(pixel_values=pixels).image_embeds).abs().max() < 2e-2
