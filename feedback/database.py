@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .tables import VERSION_TABLE
@@ -23,6 +24,7 @@ T = TypeVar("T")
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT = 60_000  # milliseconds; with every writer queueing at BEGIN IMMEDIATE, waits of 12 s were measured
+BATCH = 100  # changes in one transaction
 
 
 class DatabaseUnusable(RuntimeError):
@@ -36,7 +38,8 @@ class DatabaseReadOnly(RuntimeError):
 def write_ahead_log_is_safe(version: tuple[int, ...]) -> bool:
     """Whether this SQLite library has the fix of the WAL-reset bug, which could lose a committed transaction."""
     fixed = {(3, 44): 6, (3, 50): 7, (3, 51): 3}
-    return version[:2] > (3, 51) or version[2] >= fixed.get(version[:2], 1_000_000)
+    major, minor, patch = version[:3]
+    return (major, minor) > (3, 51) or patch >= fixed.get((major, minor), 1_000_000)
 
 
 def sqlite_engine(url: URL, begin: str) -> Engine:
@@ -75,6 +78,7 @@ class Database:
         self._reader = sqlite_engine(self.url, "BEGIN")
         self._writer = sqlite_engine(self.url, "BEGIN IMMEDIATE")
         self.read_only = _open(self._writer, self.url, migrations)
+        self._waiting: SimpleQueue[tuple[Callable[[Connection], Any], Future[Any]]] = SimpleQueue()
         self._thread = ThreadPoolExecutor(1, "feedback-writer")
 
     def read(self, query: Callable[[Connection], T]) -> T:
@@ -83,20 +87,47 @@ class Database:
             return query(connection)
 
     def write(self, change: Callable[[Connection], T]) -> T:
-        """Runs `change` in a transaction of its own and returns its result once it is on disk."""
+        """Runs `change` alone and wholly or not at all, and returns its result once it is on disk.
+
+        Changes that wait at the same time share one transaction, each in a savepoint of its own, because what takes
+        long is the disk and not the change.
+        """
         if self.read_only is not None:
             raise DatabaseReadOnly(self.read_only)
-        return self._thread.submit(self._commit, change).result()
+        future: Future[T] = Future()
+        self._waiting.put((change, future))
+        self._thread.submit(self._write_waiting)
+        return future.result()
 
-    def _commit(self, change: Callable[[Connection], T]) -> T:
-        with self._writer.begin() as connection:
-            return change(connection)
+    def _write_waiting(self) -> None:
+        batch = [self._waiting.get_nowait() for _ in range(min(self._waiting.qsize(), BATCH))]
+        if not batch:
+            return  # an earlier turn took more than its own change
+        try:
+            with self._writer.begin() as connection:
+                outcomes = [_attempt(connection, change) for change, _ in batch]
+        except Exception as error:  # noqa: BLE001 - raised again by `write`, in every thread that waits
+            outcomes = [(None, error)] * len(batch)
+        for (_, future), (result, error) in zip(batch, outcomes, strict=True):
+            future.set_result(result) if error is None else future.set_exception(error)
 
     def close(self) -> None:
         """Waits for what was already asked to be written, then lets go of the file."""
         self._thread.shutdown()
         self._reader.dispose()
         self._writer.dispose()
+
+
+def _attempt(connection: Connection, change: Callable[[Connection], T]) -> tuple[T | None, Exception | None]:
+    """(result, None), or (None, error) with everything undone that the change did."""
+    savepoint = connection.begin_nested()
+    try:
+        result = change(connection)
+    except Exception as error:  # noqa: BLE001 - raised again by `write`, in the thread that asked
+        savepoint.rollback()
+        return None, error
+    savepoint.commit()
+    return result, None
 
 
 def _sqlite_url(url: str) -> URL:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,8 +31,6 @@ from .records import (
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
-
-T = TypeVar("T")
 
 
 class FeedbackStore:
@@ -67,13 +65,22 @@ class FeedbackStore:
         from the same node of the same graph (or, without a graph, the same settings) in the same collection is there
         already, and its id is returned. Raises media.BadPicture, records.InvalidRecord.
         """
+        new = self._kept(picture, generation, collection)
+        return self._write(lambda c: writes.insert_image(c, new), key)
+
+    def add_images(self, made: Iterable[tuple[bytes | np.ndarray, Generation]], collection: str) -> list[str]:
+        """Records the pictures of a batch, all or none, in one transaction; see `add_image`."""
+        new = [self._kept(picture, generation, collection) for picture, generation in made]
+        return self._database.write(lambda c: [writes.insert_image(c, image) for image in new])
+
+    def _kept(self, picture: bytes | np.ndarray, generation: Generation, collection: str) -> writes.NewImage:
+        """Puts the file on disk before any row speaks of it."""
         checked_text(collection, "The collection", MAX_NAME, empty=False)
         pixels = media.decode(picture) if isinstance(picture, bytes) else media.checked(picture)
         source_hash = media.content_hash(picture) if isinstance(picture, bytes) else None
         file_hash = self._media.put(pixels)
         size = self._media.path(file_hash).stat().st_size
-        new = writes.new_image(pixels, generation, collection, file_hash, size, source_hash)
-        return self._write(lambda c: writes.insert_image(c, new), key)
+        return writes.new_image(pixels, generation, collection, file_hash, size, source_hash)
 
     def image(self, image_id: str) -> StoredImage:
         """One picture with the ratings that count. Raises NotFound."""
@@ -120,7 +127,7 @@ class FeedbackStore:
 
     def add_ratings(self, ratings: Sequence[Rating]) -> list[str]:
         """Appends many ratings, all or none, in one transaction."""
-        return self._write_all(lambda c: [writes.insert_rating(c, r) for r in ratings])
+        return self._database.write(lambda c: [writes.insert_rating(c, r) for r in ratings])
 
     def add_comparison(self, comparison: Comparison, key: RequestKey | None = None) -> str:
         """Appends a comparison of two pictures. Raises NotFound for an unknown picture."""
@@ -170,7 +177,7 @@ class FeedbackStore:
 
     def add_embeddings(self, vectors: Mapping[str, np.ndarray], encoder_id: str) -> None:
         """Keeps embeddings (F,) by picture; one that is there already stays. Raises InvalidRecord if not finite."""
-        self._write_all(lambda c: writes.insert_embeddings(c, vectors, encoder_id))
+        self._database.write(lambda c: writes.insert_embeddings(c, vectors, encoder_id))
 
     def add_embedding(self, image_id: str, encoder_id: str, vector: np.ndarray) -> None:
         """Keeps the embedding (F,) of one picture."""
@@ -185,7 +192,4 @@ class FeedbackStore:
         return self._database.read(lambda c: queries.stats(c, self.read_only))
 
     def _write(self, insert: Callable[[Connection], str], key: RequestKey | None = None) -> str:
-        return self._write_all(lambda c: writes.once(c, key, insert))
-
-    def _write_all(self, change: Callable[[Connection], T]) -> T:
-        return self._database.write(change)
+        return self._database.write(lambda c: writes.once(c, key, insert))

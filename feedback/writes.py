@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sqlalchemy import insert, select, update
 
-from . import documents, media, provenance, tables
+from . import documents, media, tables
+from .graph import upstream
 from .records import (
     MAX_NAME,
     Comment,
@@ -89,10 +90,10 @@ def _checked_seed(seed: str | None) -> str | None:
 
 def _identity(pixel_hash: str, collection: str, generation: Generation, row: dict[str, Any]) -> str:
     """What stays the same when a run is repeated: pixels, collection, and the part of the graph that made them."""
-    graph = generation.api_prompt
-    if graph is not None and generation.node_id is not None:
-        graph = provenance.upstream(graph, generation.node_id)
-        made_by: Any = [documents.packed(documents.redacted(graph))[0], generation.node_id, generation.batch_index]
+    graph, node_id = generation.api_prompt, generation.node_id
+    if graph is not None and node_id is not None and node_id in graph:
+        inputs = documents.redacted(upstream(graph, node_id))
+        made_by: Any = [documents.packed(inputs)[0], node_id, generation.batch_index]
     else:
         made_by = {name: value for name, value in row.items() if name not in ("prompt_id", "workflow_hash", "versions")}
     return media.content_hash(json.dumps([pixel_hash, collection, made_by], sort_keys=True).encode())
