@@ -16,6 +16,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,7 @@ TEST_PHOTOS = "chelsea motorcycle_left china page".split()
 TESTED = 500  # pictures a family, each clean and marked
 
 
+@lru_cache
 def fonts() -> list[Path]:
     """TrueType fonts of the machine, beside Pillow's own; which ones there were stands in the report."""
     found = [p for p in Path("/usr/share/fonts").rglob("*.ttf") if p.stem.startswith(("DejaVuS", "LiberationS"))]
@@ -98,8 +100,8 @@ def pools(recipe: watermark.Recipe) -> list[tuple[float, watermark.Pool]]:
     return [
         (share, watermark.Pool(clean_pictures(n, size, mix, photos, rng), watermark.draw_marks(m, size, rng, fonts())))
         for share, size, n, m, mix in (
-            (0.7, 64, 8000, recipe.marks, (0.5, 0.3, 0.2)),
-            (0.3, 128, 2500, recipe.marks // 2, (0.2, 0.4, 0.4)),
+            (0.75, 64, 6000, recipe.marks, (0.5, 0.3, 0.2)),
+            (0.25, 128, 1600, recipe.marks // 2, (0.2, 0.4, 0.4)),
         )
     ]
 

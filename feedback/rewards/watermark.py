@@ -1,0 +1,134 @@
+"""A penalty on visible watermarks: the log-odds of a small detector, with the gradient saturated where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .base import Embed, Encoder, Reward, RewardError
+
+WEIGHTS = Path(__file__).parent / "weights" / "watermark.safetensors"
+VIEW = 128  # pixels: pictures whose short side is at least this are looked at through crops of this size
+SMALLEST = 64
+
+
+def _conv(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False), nn.BatchNorm2d(channels_out), nn.SiLU()
+    )
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            _conv(channels, channels), nn.Conv2d(channels, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(x + self.body(x))
+
+
+class Detector(nn.Module):
+    """Convolutions of about 146k parameters; one logit a picture, and one for each cell of 8x8 pixels.
+
+    The picture's logit reads the features where the cells see a mark most, beside their mean, so that a mark in one
+    corner is not averaged away.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            _conv(3, 16), _conv(16, 32, 2), _Residual(32), _conv(32, 48, 2), _Residual(48), _conv(48, 64, 2), _conv(64, 64)
+        )
+        self.cell = nn.Conv2d(64, 1, 1)
+        self.head = nn.Linear(128, 1)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,3,H,W) in 0..1, H and W at least 64 -> logits (B,) and cell logits (B,H/8,W/8)."""
+        features = self.features((images - 0.5) / 0.25)
+        cells = self.cell(features)[:, 0]
+        attention = cells.flatten(1).softmax(dim=1)
+        flat = features.flatten(2)
+        seen = torch.einsum("bcn,bn->bc", flat, attention)
+        return self.head(torch.cat([seen, flat.mean(dim=2)], dim=1))[:, 0], cells
+
+
+def load_detector(path: Path = WEIGHTS) -> Detector:
+    """The detector with the weights that training/watermark.py made. Raises FileNotFoundError when they are missing."""
+    from safetensors.torch import load_file
+
+    detector = Detector()
+    detector.load_state_dict({k: v.float() for k, v in load_file(path).items()}, strict=False)
+    return detector.eval().requires_grad_(False)
+
+
+def _resized(images: Tensor, height: int, width: int) -> Tensor:
+    return F.interpolate(images, size=(height, width), mode="bilinear", antialias=True, align_corners=False)
+
+
+def views(images: Tensor) -> list[Tensor]:
+    """What the detector looks at: a small picture itself; of a larger one the whole and the four corners, shrunk.
+
+    A mark in a corner vanishes when a large picture is shrunk as a whole; a corner crop keeps twice the detail.
+    """
+    height, width = images.shape[-2:]
+    short = min(height, width)
+    if short < SMALLEST:
+        scale = SMALLEST / short
+        return [_resized(images, round(height * scale), round(width * scale))]
+    if short < VIEW:
+        return [images]
+    scale, half = VIEW / short, short // 2
+    whole = _resized(images, round(height * scale), round(width * scale))
+    corners = [
+        images[..., rows, columns]
+        for rows in (slice(None, half), slice(height - half, None))
+        for columns in (slice(None, half), slice(width - half, None))
+    ]
+    return [whole, *(_resized(corner, VIEW, VIEW) for corner in corners)]
+
+
+def log_odds(detector: Detector, images: Tensor) -> Tensor:
+    """Log-odds (B,) that a visible watermark is in the picture: the largest over its views."""
+    return torch.stack([detector(view)[0] for view in views(images)]).amax(dim=0)
+
+
+class WatermarkPenalty(Reward):
+    """`-scale * softplus(log_odds + margin)`: linear in the log-odds while a mark is seen, flat once it is gone.
+
+    margin: how far below even odds the detector must be before the pull fades: at 3, where p(watermark) is 5 %.
+    """
+
+    kind = "watermark"
+
+    def __init__(self, margin: float = 3.0, detector: Detector | None = None) -> None:
+        self.name = "no watermark"
+        self.margin = margin
+        self.detector = detector if detector is not None else load_detector()
+
+    def score(self, images: Tensor, prompts: Sequence[str] | None, embed: Embed) -> Tensor:
+        return -F.softplus(log_odds(self.detector, images) + self.margin)
+
+    def probability(self, images: Tensor) -> Tensor:
+        """p(watermark), (B,)."""
+        return torch.sigmoid(log_odds(self.detector, images.float()))
+
+    def networks(self) -> list[nn.Module]:
+        return [self.detector]
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return {}, {"margin": self.margin}
+
+    @classmethod
+    def from_state(
+        cls, tensors: dict[str, Tensor], settings: dict[str, Any], encoders: Sequence[Encoder]
+    ) -> WatermarkPenalty:
+        if not isinstance(settings.get("margin"), int | float):
+            raise RewardError("The file's watermark penalty has no margin: it is damaged; save the reward again.")
+        return cls(float(settings["margin"]))
