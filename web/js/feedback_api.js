@@ -49,4 +49,5 @@ export const postStars = (imageId, stars, rater) =>
     rater,
   });
 
-export const deleteJudgement = (id) => write("DELETE", `/judgements/${encodeURIComponent(id)}`);
+// With clear, stars that I gave this picture earlier do not come back in the place of those that are taken away.
+export const deleteJudgement = (id) => write("DELETE", `/judgements/${encodeURIComponent(id)}?clear=true`);
