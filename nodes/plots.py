@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -139,10 +140,17 @@ def _text(
 ) -> None:
     """One line at `at`, cut with an ellipsis where it would be wider than `width` pixels."""
     font = _font(size)
-    line = " ".join(text.split())
+    line = _printable(text)
     while line and draw.textlength(line, font=font) > width:
         line = line.rstrip("…")[:-1].rstrip() + "…" if len(line) > 1 else ""
     draw.text(at, line, fill=colour, font=font, anchor=anchor)
+
+
+def _printable(text: str) -> str:
+    """One line in the letters that Pillow's own font has: accents are dropped, what is left over becomes "?"."""
+    letters = unicodedata.normalize("NFKD", " ".join(text.split()).replace("…", "..."))
+    bare = "".join(c for c in letters if not unicodedata.combining(c))
+    return bare.encode("ascii", "replace").decode("ascii")
 
 
 def _colours(count: int) -> list[tuple[int, int, int]]:

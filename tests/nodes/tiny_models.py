@@ -2,7 +2,8 @@
 
 `sd15()`, `sdxl()`, `sd3()`, `flux()` return a ModelPatcher (socket MODEL), `vae()` a VAE, `clip()` and `sdxl_clip()` a
 CLIP, `clip_vision()` a CLIP_VISION. `conditioning(kind, seed)` makes random CONDITIONING of the right shape, which is
-all that SD3 and Flux need. The same seed gives the same weights. Everything is float32 on ComfyUI's own devices.
+all that SD3 and Flux need. The same seed gives the same weights; made inside inference
+mode they are inference tensors, as a loader node's are. Everything is float32 on ComfyUI's own devices.
 Import this after ComfyUI has been made importable (tests/nodes/conftest.py).
 """
 
@@ -81,7 +82,6 @@ _FLUX = {
 }
 
 
-@torch.inference_mode(False)
 @torch.no_grad()
 def randomise(module: torch.nn.Module, seed: int) -> torch.nn.Module:
     """Fill every weight in place: matrices scaled by their fan-in, norms near 1, biases near 0.
