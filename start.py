@@ -309,10 +309,9 @@ def require_chromium() -> None:
         return
     if shutil.which("apt-get") and hasattr(os, "geteuid") and os.geteuid() == 0:
         say("Installing Chromium for the browser tests")
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
-        subprocess.run(["apt-get", "update"], **quiet)
-        install = ["apt-get", "install", "-y", "--no-install-recommends", "chromium"]
-        subprocess.run(install, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, **quiet)
+        variables = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        for command in (["update"], ["install", "-y", "--no-install-recommends", "chromium"]):
+            subprocess.run(["apt-get", *command], env=variables, capture_output=True, stdin=subprocess.DEVNULL)
     if not find_chromium():
         say("No Chromium here, so the browser tests are NOT run. Install it or set CHROMIUM_PATH to run them.")
 
@@ -375,7 +374,7 @@ def test(pytest_arguments: Sequence[str], everything: bool) -> int:
     steps = {
         "ruff check": ["ruff", "check", "."],
         "ruff format": ["ruff", "format", "--check", "."],
-        "pyright": ["pyright"],
+        "pyright": ["pyright", "--pythonpath", str(python)],
         "pytest": ["pytest", *marked, *pytest_arguments],
     }
     variables = {**os.environ, "COMFYUI_PATH": str(folder), "PYTHONSAFEPATH": "1"}
