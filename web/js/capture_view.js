@@ -59,6 +59,7 @@ export class CaptureView {
   /** Reads the newest pictures again; called on load, after a run and when the collection's name changes. */
   async refresh() {
     const turn = ++this.#loading;
+    if (!this.collection()) return this.#show([]);
     try {
       const { ids, next } = await pictures.page(this.collection(), null, Math.max(PAGE, this.#ids.length));
       if (turn !== this.#loading) return;

@@ -3,6 +3,7 @@
 import { api } from "../../../scripts/api.js";
 
 const BASE = "/feedback_loop/v1";
+const MAX_PAGE = 500;
 
 export const pictureUrl = (id) => api.apiURL(`${BASE}/images/${encodeURIComponent(id)}/file`);
 
@@ -15,7 +16,7 @@ function newIdempotencyKey() {
 async function answerOf(response) {
   const body = await response.json().catch(() => ({}));
   if (response.ok) return body;
-  throw new Error(body.error?.message ?? body.message ?? body.error ?? `The server answered ${response.status}.`);
+  throw new Error(body.error ?? `The server answered ${response.status}.`);
 }
 
 async function write(method, path, body) {
@@ -34,8 +35,9 @@ async function write(method, path, body) {
   return answerOf(response);
 }
 
+/** Newest first: {items, next}; `next` is the cursor of the following page, or null. */
 export async function fetchImages(collection, { cursor, limit }) {
-  const query = new URLSearchParams({ collection, limit });
+  const query = new URLSearchParams({ collection, limit: Math.min(limit, MAX_PAGE) });
   if (cursor) query.set("cursor", cursor);
   return answerOf(await api.fetchApi(`${BASE}/images?${query}`));
 }

@@ -14,7 +14,7 @@ document.head.append(element("link", { rel: "stylesheet", href: stylesheet }));
 
 /** The collection that the last run stored into, or, before the first, the one that the widget names. */
 function collectionOf(node) {
-  return node.feedbackCollection ?? String(node.widgets.find((widget) => widget.name === "collection").value);
+  return node.feedbackCollection ?? String(node.widgets.find((widget) => widget.name === "collection").value).trim();
 }
 
 function addCaptureView(node) {

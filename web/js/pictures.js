@@ -1,6 +1,6 @@
 // What this page knows of captured pictures and of my stars on them. All widgets look at the same ones, so that two
 // nodes, or a node and the full view, never disagree. A rating is shown at once and taken back if it was not stored.
-import { deleteJudgement, fetchImages, postStars } from "./feedback_api.js";
+import { clearRating, fetchImages, postStars } from "./feedback_api.js";
 import { currentRater } from "./settings.js";
 
 const AXIS = "overall";
@@ -59,7 +59,7 @@ class Pictures extends EventTarget {
       const { id } = await postStars(picture.id, wanted, currentRater());
       picture.stored = { id, stars: wanted };
     } else {
-      await deleteJudgement(picture.stored.id);
+      await clearRating(picture.stored.id);
       picture.stored = null;
     }
   }
