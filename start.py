@@ -138,6 +138,8 @@ def pip_problem(text: str) -> str:
         return "The disk is full: the environment needs about 6 GB."
     if re.search(r"NewConnectionError|NameResolution|Max retries|timed out|Network is unreachable|Connection", text):
         return "pip could not reach the package index: check the network, a proxy (HTTPS_PROXY) or pip's index-url."
+    if "from versions: none" in text:
+        return "pip found no such package at all: the package index it asks is not the usual one, or cannot be reached."
     return "pip could not install what is needed."
 
 
