@@ -51,5 +51,5 @@ export const postStars = (imageId, stars, rater) =>
     rater,
   });
 
-// With clear, stars that I gave this picture earlier do not come back in the place of those that are taken away.
-export const deleteJudgement = (id) => write("DELETE", `/judgements/${encodeURIComponent(id)}?clear=true`);
+/** Takes my rating back, and with it those that it replaced: otherwise the one before it would count again. */
+export const clearRating = (id) => write("DELETE", `/judgements/${encodeURIComponent(id)}?clear=true`);
