@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from .tables import VERSION_TABLE
 
 if TYPE_CHECKING:
-    from alembic.config import Config
     from sqlalchemy import URL, Connection, Engine
 
 T = TypeVar("T")
@@ -159,18 +158,15 @@ def _open(engine: Engine, url: URL, migrations: Path) -> str | None:
 
 
 def _migrate(connection: Connection, path: Path, migrations: Path) -> str | None:
-    from alembic import command
-    from alembic.script import ScriptDirectory
+    """The files of the migrations are named after their revisions, 0001_..., 0002_..., one after the other."""
     from sqlalchemy import inspect, text
 
-    config = _alembic(connection, migrations)
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    head = ScriptDirectory.from_config(config).get_current_head()
+    known = [file.name.split("_")[0] for file in (migrations / "versions").glob("[0-9]*_*.py")]
     tables = inspect(connection).get_table_names()
     current = None
     if VERSION_TABLE in tables:
         current = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar_one_or_none()
-    if current == head:
+    if current == max(known):
         return None
     if current is not None and current not in known:
         return (
@@ -179,17 +175,19 @@ def _migrate(connection: Connection, path: Path, migrations: Path) -> str | None
         )
     if tables:
         _back_up(path, current or "foreign")
-    command.upgrade(config, "head")
+    _upgrade(connection, migrations)
     return None
 
 
-def _alembic(connection: Connection, migrations: Path) -> Config:
+def _upgrade(connection: Connection, migrations: Path) -> None:
+    """Imports alembic only where there is something to do, which is once in a database's life."""
+    from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(migrations).replace("%", "%%"))
     config.attributes.update(connection=connection, version_table=VERSION_TABLE)
-    return config
+    command.upgrade(config, "head")
 
 
 def _back_up(path: Path, version: str) -> Path:
