@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import comfy.model_base
@@ -20,6 +20,9 @@ import latent_preview
 import torch
 from comfy.k_diffusion import sampling as k_diffusion
 from torch import Tensor
+
+from .decoder import check_vae
+from .denoiser import WrongConnectionError
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -39,10 +42,6 @@ count) or one list (Qwen's), so there only pictures of the same prompt share a b
 
 ALONE = ("dpm_adaptive",)
 """Samplers that choose their steps by the error of the whole batch, so that pictures would disturb each other."""
-
-
-class SamplingError(ValueError):
-    """A run that cannot be made as asked; the message says what to do."""
 
 
 class Rollout(NamedTuple):
@@ -71,9 +70,9 @@ def rollout(
     """Picture i is a whole run from `positives[i]` and `seeds[i]`, equal to the stock KSampler's and VAE Decode's.
 
     At most `batch_size` pictures are sampled at a time, fewer when memory runs out. Shows progress and previews, stops
-    at ComfyUI's interrupt. Raises SamplingError for inputs that do not fit together.
+    at ComfyUI's interrupt. Raises WrongConnectionError for inputs that do not fit together.
     """
-    _check(model, positives, negative, vae, seeds)
+    check_vae(vae, model)
     sampled = sample(model, positives, negative, seeds, steps, cfg, sampler_name, scheduler, width, height, batch_size)
     return Rollout(sampled, decode(vae, sampled))
 
@@ -92,7 +91,8 @@ def sample(
     height: int,
     batch_size: int = 8,
 ) -> Tensor:
-    """`rollout` without its decoding: latents (N, C, *spatial)."""
+    """`rollout` without its decoding: latents (N, C, *spatial). Raises WrongConnectionError."""
+    _check(model, positives, negative, seeds)
     empty = _empty_latent(model, width, height)
     show = _Progress(model, steps, len(seeds))
     finished: dict[int, Tensor] = {}
@@ -271,31 +271,22 @@ class _Progress:
 
 
 def _check(
-    model: ModelPatcher, positives: Sequence[Conditioning], negative: Conditioning, vae: VAE, seeds: Sequence[int]
+    model: ModelPatcher, positives: Sequence[Conditioning], negative: Conditioning, seeds: Sequence[int]
 ) -> None:
-    for problem in _problems(model, positives, negative, vae, seeds):
-        raise SamplingError(problem)
-
-
-def _problems(
-    model: ModelPatcher, positives: Sequence[Conditioning], negative: Conditioning, vae: VAE, seeds: Sequence[int]
-) -> Iterator[str]:
     if not positives or len(positives) != len(seeds):
-        yield f"There are {len(positives)} prompts for {len(seeds)} seeds: each picture needs one prompt and one seed."
-    if not negative or not all(positives):
-        yield "A prompt without any conditioning cannot be sampled: encode it with the model's own CLIP."
+        raise WrongConnectionError(
+            f"There are {len(positives)} prompts for {len(seeds)} seeds: each picture needs one prompt and one seed."
+        )
     config = model.model.model_config.unet_config
     wanted = config.get("context_dim") or config.get("context_in_dim")
     for cond in (*positives, negative):
+        if not cond:
+            raise WrongConnectionError(
+                "A prompt without any conditioning cannot be sampled: encode it with the model's CLIP."
+            )
         width = cond[0][0].shape[-1]
         if isinstance(wanted, int) and width != wanted:
-            yield (
+            raise WrongConnectionError(
                 f"The prompts were encoded {width} numbers wide, but this MODEL reads {wanted}: connect the CLIP that "
                 "belongs to the model."
             )
-    channels = model.model.latent_format.latent_channels
-    if vae.latent_channels != channels:
-        yield (
-            f"The VAE decodes latents of {vae.latent_channels} channels, but this MODEL makes {channels}: connect the "
-            "VAE that belongs to the model."
-        )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import comfy.model_management
 import comfy.samplers
+import nodes as comfy_nodes
 import pytest
 import torch
 from torch import Tensor
 
-import nodes as comfy_nodes
 from feedback_loop.nodes import sampling
+from feedback_loop.nodes.denoiser import WrongConnectionError
 from feedback_loop.tests.nodes import tiny_models
 
 KINDS = sorted(tiny_models.MODELS)
@@ -208,7 +209,7 @@ def test_outside_inference_mode_nothing_holds_a_graph() -> None:
         (["sd15"], [1, 2], 4, "each picture needs one prompt and one seed"),
         ([], [], 4, "each picture needs one prompt and one seed"),
         (["sdxl"], [1], 4, "64 numbers wide, but this MODEL reads 32: connect the CLIP"),
-        (["sd15"], [1], 16, "16 channels, but this MODEL makes 4: connect the VAE"),
+        (["sd15"], [1], 16, "latents of 16 channels, but the model's have 4. Connect the VAE"),
     ],
 )
 def test_what_does_not_fit_together_is_said_in_a_sentence(positives, seeds, vae_channels, says) -> None:
@@ -216,5 +217,5 @@ def test_what_does_not_fit_together_is_said_in_a_sentence(positives, seeds, vae_
     conds = [tiny_models.conditioning(kind, 1) for kind in positives]
     negative = tiny_models.conditioning("sd15", 2)
     vae = tiny_models.vae(1, vae_channels)
-    with pytest.raises(sampling.SamplingError, match=says):
+    with pytest.raises(WrongConnectionError, match=says):
         sampling.rollout(model, conds, negative, vae, seeds, 2, 3.0, "euler", "simple", 64, 64)
