@@ -44,13 +44,15 @@ def embed_once(images: Tensor) -> Embed:
 class Reward(ABC):
     """Scores pictures. Subclasses write `score`; callers use the reward as a function.
 
-    A reward that can be saved sets `kind` and writes `state` and `from_state`.
+    A reward that can be saved sets `kind` and writes `state` and `from_state`; see files.py.
     """
 
     kind: ClassVar[str] = ""
     name: str
     differentiable: bool = True
     encoders: tuple[Encoder, ...] = ()
+    warning: str = ""
+    """What whoever optimises this reward should be told first; empty when there is nothing to say."""
 
     def __call__(self, images: Tensor, prompts: Sequence[str] | None = None) -> Tensor:
         """images: (B,3,H,W) in 0..1, any float type -> (B,) fp32. Raises RewardError for another shape."""
