@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import comfy.model_management
-import comfy.model_patcher
 import comfy.sd
 import comfy.taesd.taesd
 import folder_paths
 import torch
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from .denoiser import Shared, WrongConnectionError
@@ -23,8 +23,6 @@ TINY_LATENT = 32
 BACKWARD_MEMORY = 3.0
 """A decode whose graph is kept needs about this much of the memory that ComfyUI plans for a plain one."""
 
-Patcher = comfy.model_patcher.ModelPatcher
-
 
 class Decoder:
     """Clean latents in model space (B, C, h, w), or with one frame (B, C, 1, h, w), -> pictures (B, 3, H, W) in 0..1.
@@ -35,7 +33,7 @@ class Decoder:
 
     def __init__(
         self,
-        patcher: Patcher,
+        patcher: ModelPatcher,
         to_network: Callable[[Tensor], Tensor],
         to_unit: Callable[[Tensor], Tensor],
         bytes_for: Callable[[Sequence[int]], float],
@@ -73,7 +71,7 @@ class Decoder:
         return latents if size == latents.shape[-2:] else nn.functional.interpolate(latents, size=size, mode="area")
 
 
-def decoder_of(vae: Any, model: Patcher, size: str = "auto") -> Decoder:
+def decoder_of(vae: Any, model: ModelPatcher, size: str = "auto") -> Decoder:
     """The decoder for a model's latents.
 
     size: "full", "half" (latents at half resolution), "small" (a TAESD in models/vae_approx, at half resolution) or
@@ -91,7 +89,7 @@ def decoder_of(vae: Any, model: Patcher, size: str = "auto") -> Decoder:
     return _vae_decoder(vae, model, half=size != "full")
 
 
-def check_vae(vae: Any, model: Patcher) -> None:
+def check_vae(vae: Any, model: ModelPatcher) -> None:
     """Raises WrongConnectionError unless vae decodes this model's latents into pictures."""
     if vae is None or getattr(vae, "first_stage_model", None) is None:
         raise WrongConnectionError(
@@ -122,7 +120,7 @@ def check_pictures(shape: Sequence[int]) -> tuple[int, ...]:
     return (*shape[:2], *shape[-2:])
 
 
-def _vae_decoder(vae: comfy.sd.VAE, model: Patcher, half: bool) -> Decoder:
+def _vae_decoder(vae: comfy.sd.VAE, model: ModelPatcher, half: bool) -> Decoder:
     video = vae.latent_dim == 3
     centred = vae.process_output(torch.zeros(1)).item() == 0.5
 
@@ -150,14 +148,14 @@ def _clipped(images: Tensor) -> Tensor:
     return images + (images.clamp(0, 1) - images).detach()
 
 
-def _small_decoder(path: str, model: Patcher) -> Decoder:
+def _small_decoder(path: str, model: ModelPatcher) -> Decoder:
     """TAESD (github.com/madebyollin/taesd), which takes latents as they are in model space."""
     channels = model.get_model_object("latent_format").latent_channels
     with torch.inference_mode(False):
         network = comfy.taesd.taesd.TAESD(None, path, latent_channels=channels).eval().requires_grad_(False)
     device, offload = comfy.model_management.vae_device(), comfy.model_management.vae_offload_device()
     return Decoder(
-        comfy.model_patcher.ModelPatcher(network, device, offload),
+        ModelPatcher(network, device, offload),
         to_network=lambda latents: latents,
         to_unit=lambda images: _clipped((images + 1) / 2),
         # 64 channels of fp32 at the picture's size, for the few layers that dominate
@@ -167,7 +165,7 @@ def _small_decoder(path: str, model: Patcher) -> Decoder:
     )
 
 
-def _small_decoder_path(model: Patcher) -> str | None:
+def _small_decoder_path(model: ModelPatcher) -> str | None:
     latent = model.get_model_object("latent_format")
     if latent.taesd_decoder_name is None or latent.latent_dimensions != 2:
         return None
@@ -177,7 +175,7 @@ def _small_decoder_path(model: Patcher) -> str | None:
     return None
 
 
-def _no_small_decoder(model: Patcher) -> str:
+def _no_small_decoder(model: ModelPatcher) -> str:
     name = model.get_model_object("latent_format").taesd_decoder_name
     if name is None:
         return "There is no small decoder for this kind of model. Set `decoder` to half or full."

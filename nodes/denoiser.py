@@ -143,7 +143,7 @@ def process_of_sampling(sampling: Any) -> Process:
         return Process("v", sigma_data=float(sampling.sigma_data))
     if isinstance(sampling, law.EPS):
         return Process("eps")
-    names = ", ".join(base.__name__ for base in type(sampling).__mro__[1:3])
+    names = ", ".join(base.__name__ for base in type(sampling).__bases__)
     raise WrongConnectionError(
         f"Feedback Loop does not know how this model adds noise ({names}). "
         "It knows EPS, X0, V_PREDICTION, EDM and flow models (CONST)."

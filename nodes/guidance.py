@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.model_management
-import comfy.model_patcher
 import comfy.sampler_helpers
 import torch
+from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor, nn
 
@@ -29,8 +29,6 @@ from .denoiser import (
 )
 
 KEY = "feedback_loop_guidance"
-
-Patcher = comfy.model_patcher.ModelPatcher
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +102,7 @@ class RewardGuidance:
     def memory_for(self, shape: Sequence[int]) -> float:
         return max(pull.decoder.memory_for(check_pictures(shape)) for pull in self.pulls)
 
-    def release(self, _patcher: Patcher | None = None) -> None:
+    def release(self, _patcher: ModelPatcher | None = None) -> None:
         """After a run, so that ComfyUI can free the memory of what it unloads."""
         for pull in self.pulls:
             pull.release()
@@ -131,7 +129,7 @@ def latent_mask(mask: Tensor, like: Tensor) -> Tensor:
     return mask.reshape(len(like), *(1,) * (like.ndim - 3), *like.shape[-2:]).to(like.device)
 
 
-def add_guidance(model: Patcher, pull: Pull) -> Patcher:
+def add_guidance(model: ModelPatcher, pull: Pull) -> ModelPatcher:
     """A clone of the model that follows the pull as well as those it already follows."""
     model = model.clone()
     hooks = model.model_options.get("sampler_post_cfg_function", [])
@@ -144,12 +142,12 @@ def add_guidance(model: Patcher, pull: Pull) -> Patcher:
     return model
 
 
-def region_of(model: Patcher) -> TrustRegion:
+def region_of(model: ModelPatcher) -> TrustRegion:
     """The trust region that was calibrated for this kind of model."""
     return PIXEL if model.get_model_object("latent_format").spacial_downscale_ratio == 1 else LATENT
 
 
-def _manage_memory(model: Patcher, guidance: RewardGuidance) -> None:
+def _manage_memory(model: ModelPatcher, guidance: RewardGuidance) -> None:
     networks = [p for pull in guidance.pulls for p in (pull.decoder.patcher, *patchers_of(pull.reward))]
     unique = {id(patcher.model): patcher for patcher in networks}
     model.set_additional_models(KEY, list(unique.values()))
@@ -166,7 +164,7 @@ def _reserving(guidance: RewardGuidance) -> Any:
     """
 
     def prepare(
-        executor: Any, model: Patcher, noise_shape: Sequence[int], conds: Any, *args: Any, **kwargs: Any
+        executor: Any, model: ModelPatcher, noise_shape: Sequence[int], conds: Any, *args: Any, **kwargs: Any
     ) -> Any:
         planned, _ = comfy.sampler_helpers.estimate_memory(model, noise_shape, conds)
         extra = guidance.memory_for((1, *noise_shape[1:]))
@@ -264,7 +262,7 @@ class FeedbackRewardGuidance(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: Patcher,
+        model: ModelPatcher,
         reward: Reward,
         vae: Any,
         strength: float,

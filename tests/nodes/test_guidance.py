@@ -1,0 +1,344 @@
+"""FeedbackRewardGuidance on tiny models of ComfyUI's own classes, with its own samplers, as a prompt would run it."""
+
+from __future__ import annotations
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import pytest
+import torch
+
+from feedback_loop.feedback.rewards.base import Reward
+from feedback_loop.feedback.rewards.watermark import Detector, WatermarkPenalty
+from feedback_loop.guidance.gradient import LATENT, GuidanceError
+from feedback_loop.nodes.denoiser import WrongConnectionError, process_of
+from feedback_loop.nodes.guidance import FeedbackRewardGuidance, RewardGuidance, latent_mask, pictures_at_once
+from feedback_loop.tests.nodes import tiny_models
+
+
+class Brightness(Reward):
+    """Mean of the picture, in units steep enough that every step is at the cap."""
+
+    name = "brightness"
+
+    def __init__(self, scale=1000.0):
+        self.scale = scale
+
+    def score(self, images, prompts, embed):
+        return self.scale * images.mean(dim=(1, 2, 3))
+
+
+def guide(model, reward=None, vae=None, strength=1.0, **options):
+    channels = model.get_model_object("latent_format").latent_channels
+    return FeedbackRewardGuidance.execute(
+        model, reward or Brightness(), vae or tiny_models.vae(channels=channels), strength, **options
+    ).args[0]
+
+
+def sample(model, kind="sd15", sampler="euler", steps=4, cfg=2.0, batch=1, size=8, seed=0, noise=None):
+    channels = tiny_models.CHANNELS[kind]
+    latent = torch.zeros(batch, channels, size, size)
+    if noise is None:
+        noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed))
+    positive, negative = tiny_models.conditioning(kind, 1), tiny_models.conditioning(kind, 2)
+    return comfy.sample.sample(
+        model, noise, steps, cfg, sampler, "normal", positive, negative, latent, disable_pbar=True, seed=seed
+    )
+
+
+@pytest.fixture(scope="module")
+def sd15_and_vae():
+    """One of each for the many samplers; made in inference mode, as a loader node would."""
+    with torch.inference_mode():
+        return tiny_models.sd15(), tiny_models.vae()
+
+
+def brightness(model, vae, latents):
+    return vae.decode(latents.clone()).mean(dim=(1, 2, 3))
+
+
+@pytest.mark.parametrize("sampler", comfy.samplers.KSampler.SAMPLERS)
+def test_guidance_that_is_off_leaves_every_sampler_bit_equal(sampler, sd15_and_vae, inference_mode):
+    """Three ways to be off: strength 0 (no hook at all), a mask of zeros (every step is made and multiplied by 0), and
+    an interval that begins after the last step that is long enough to steer."""
+    model, vae, run = *sd15_and_vae, {"sampler": sampler, "steps": 2, "size": 4, "cfg": 1.0}
+    plain = sample(model, **run)
+    assert torch.equal(sample(guide(model, vae=vae, strength=0.0), **run), plain)
+    assert torch.equal(sample(guide(model, vae=vae, mask=torch.zeros(1, 64, 64)), **run), plain)
+    assert torch.equal(sample(guide(model, vae=vae, start_percent=0.999), **run), plain)
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sd15 v", "sdxl", "sd3", "flux"])
+def test_one_path_guides_every_kind_of_model(kind, inference_mode):
+    """The final pictures get brighter, for eps, v and flow models alike, from weights that are inference tensors."""
+    name = kind.split()[0]
+    model = tiny_models.sd15(prediction="v") if kind == "sd15 v" else tiny_models.MODELS[name]()
+    vae = tiny_models.vae(channels=tiny_models.CHANNELS[name])
+    assert next(vae.first_stage_model.parameters()).is_inference()
+    plain, guided = sample(model, name, batch=2, steps=6), sample(guide(model, vae=vae), name, batch=2, steps=6)
+    assert guided.isfinite().all() and (guided != plain).flatten(1).any(dim=1).all()
+    assert (brightness(model, vae, guided) > brightness(model, vae, plain)).all()
+
+
+@pytest.mark.parametrize("sampler", ["euler", "euler_ancestral", "dpmpp_2m", "dpmpp_sde", "euler_cfg_pp", "uni_pc"])
+def test_guidance_reaches_the_picture_through_samplers_of_every_family(sampler, inference_mode):
+    model, vae = tiny_models.sd15(), tiny_models.vae()
+    plain, guided = (sample(m, sampler=sampler, steps=6) for m in (model, guide(model, vae=vae)))
+    assert (brightness(model, vae, guided) > brightness(model, vae, plain)).all()
+
+
+def test_more_strength_moves_further(inference_mode):
+    model, vae = tiny_models.sd15(), tiny_models.vae()
+    light = [brightness(model, vae, sample(guide(model, vae=vae, strength=s), steps=6)).item() for s in (0, 0.5, 1, 2)]
+    assert light == sorted(light) and light[0] < light[-1]
+
+
+def test_the_users_model_is_left_as_it_was(inference_mode):
+    model = tiny_models.sd15()
+    before = sample(model)
+    guided = guide(model)
+    sample(guided)
+    assert guided is not model and "sampler_post_cfg_function" not in model.model_options
+    assert not model.get_additional_models()
+    assert torch.equal(sample(model), before)
+
+
+def hooks(model):
+    return [f for f in model.model_options["sampler_post_cfg_function"] if isinstance(f, RewardGuidance)]
+
+
+def test_guidance_nodes_in_a_row_share_one_trust_region(inference_mode):
+    """Twice the same reward goes exactly as far as once, and the first node's output stays a model with one reward."""
+    model, vae = tiny_models.sd15(), tiny_models.vae()
+    once = guide(model, vae=vae)
+    twice = guide(once, vae=vae)
+    assert [len(hook.pulls) for hook in hooks(once)] == [1] and [len(hook.pulls) for hook in hooks(twice)] == [2]
+    torch.testing.assert_close(sample(twice), sample(once), rtol=1e-4, atol=1e-4)
+
+
+def test_other_peoples_post_cfg_functions_stay_in_place(inference_mode):
+    model, calls = tiny_models.sd15(), []
+    model.set_model_sampler_post_cfg_function(lambda args: calls.append(1) or args["denoised"])
+    sample(guide(guide(model)))
+    assert len(calls) == 4
+
+
+def call(model, x, sigma):
+    """The hook as cfg_function calls it."""
+    args = {"denoised": x, "sigma": sigma, "model": model.model}
+    result = hooks(model)[0](args)
+    return result
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_step_in_inference_mode_is_finite_and_as_long_as_the_trust_region(dtype, inference_mode):
+    """At sigma 1, V = 1/2: the root mean square of the step is tau * sqrt(1/2), to the rounding of the type."""
+    model = guide(tiny_models.sd15())
+    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert x.is_inference()
+    step = (call(model, x, torch.ones(2)) - x).float()
+    assert step.isfinite().all()
+    assert step.square().mean(dim=(1, 2, 3)).sqrt().tolist() == pytest.approx([LATENT.tau * 0.5**0.5] * 2, rel=1e-2)
+    assert torch.is_inference_mode_enabled()
+
+
+INTERRUPT = comfy.model_management.InterruptProcessingException
+
+
+class Stopping(Brightness):
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def score(self, images, prompts, embed):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, INTERRUPT])
+def test_an_exception_in_the_reward_leaks_no_mode_and_the_next_run_is_as_before(error, inference_mode):
+    model, vae = tiny_models.sd15(), tiny_models.vae()
+    before = sample(guide(model, vae=vae))
+    with pytest.raises(error):
+        sample(guide(model, Stopping(error()), vae))
+    assert torch.is_inference_mode_enabled() and not torch.is_grad_enabled()
+    assert torch.equal(sample(guide(model, vae=vae)), before)
+
+
+def test_an_interrupt_is_taken_at_the_next_step(inference_mode):
+    model = guide(tiny_models.sd15())
+    comfy.model_management.interrupt_current_processing(True)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        call(model, torch.zeros(1, 4, 8, 8), torch.ones(1))
+    assert not comfy.model_management.processing_interrupted()
+
+
+def test_a_gradient_that_is_not_finite_makes_no_step_and_a_warning(caplog, inference_mode):
+    class Infinite(Brightness):
+        def score(self, images, prompts, embed):
+            return images.mean(dim=(1, 2, 3)) * float("inf")
+
+    model = tiny_models.sd15()
+    plain = sample(model)
+    assert torch.equal(sample(guide(model, Infinite())), plain)
+    assert "not finite" in caplog.text
+
+
+def test_a_batch_of_four_is_four_singles(inference_mode):
+    """Each picture has its own noise; nothing of the batch enters a picture's step. Convolutions of other batch sizes
+    round differently, so the bound is that of float32 over six steps."""
+    model, vae = tiny_models.sd15(), tiny_models.vae()
+    noise = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    guided = guide(model, vae=vae)
+    together = sample(guided, batch=4, steps=6, noise=noise)
+    for i in range(4):
+        torch.testing.assert_close(
+            sample(guided, steps=6, noise=noise[i : i + 1])[0], together[i], rtol=1e-3, atol=1e-3
+        )
+
+
+def test_a_batch_is_guided_in_parts_when_memory_is_short(monkeypatch, inference_mode):
+    """The tiny VAE's graph for a picture of 8x8 latents is planned at 3 * 2178 * 64 * 64 * 4 bytes; with free memory
+    for two and a half, two go at once, and the result is the same."""
+    model = guide(tiny_models.sd15())
+    x = torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    whole = call(model, x, torch.ones(5))
+    one = 3 * 2178 * 8 * 8 * 64 * 4
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *args: 2.5 * one)
+    assert pictures_at_once(x, hooks(model)[0].pulls) == 2
+    torch.testing.assert_close(call(model, x, torch.ones(5)), whole, rtol=1e-5, atol=1e-5)
+
+
+def test_the_interval_is_a_share_of_the_run(inference_mode):
+    """percent_to_sigma puts 50 % of SD1.5's schedule near sigma 1.6."""
+    sigma = tiny_models.sd15().get_model_object("model_sampling").percent_to_sigma(0.5)
+    x = torch.zeros(1, 4, 8, 8)
+    first, second = guide(tiny_models.sd15(), end_percent=0.5), guide(tiny_models.sd15(), start_percent=0.5)
+    above, below = torch.tensor([sigma * 1.1]), torch.tensor([sigma / 1.1])
+    assert not torch.equal(call(first, x, above), x) and torch.equal(call(first, x, below), x)
+    assert torch.equal(call(second, x, above), x) and not torch.equal(call(second, x, below), x)
+
+
+def test_nearly_pure_noise_and_a_decided_picture_are_left_alone(inference_mode):
+    """Sigma 15 and .1 for eps; for a flow the sigma whose noise-to-signal is 15 is 15/16."""
+    x = torch.zeros(1, 4, 8, 8)
+    eps = guide(tiny_models.sd15())
+    assert torch.equal(call(eps, x, torch.tensor([15.5])), x) and torch.equal(call(eps, x, torch.tensor([0.05])), x)
+    flow, x = guide(tiny_models.sd3()), torch.zeros(1, 16, 8, 8)
+    assert torch.equal(call(flow, x, torch.tensor([0.95])), x) and torch.equal(call(flow, x, torch.tensor([1.0])), x)
+    assert not torch.equal(call(flow, x, torch.tensor([0.9])), x)
+
+
+def test_a_shift_set_after_the_guidance_node_counts():
+    """The process and the interval are read when the model runs: a node further down may patch its sampling."""
+    model = guide(tiny_models.sd15())
+    model.add_object_patch("model_sampling", tiny_models.sd15(prediction="v").model.model_sampling)
+    assert process_of(model).kind == "v"
+
+
+def test_a_latent_with_a_frame_axis_is_guided_like_one_without(inference_mode):
+    """Qwen-Image and Wan hold a picture as a video of one frame."""
+    model = guide(tiny_models.sd15())
+    x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(call(model, x.unsqueeze(2), torch.ones(1)), call(model, x, torch.ones(1)).unsqueeze(2))
+
+
+def test_video_is_refused_when_it_runs(inference_mode):
+    with pytest.raises(WrongConnectionError, match="video of 3 frames"):
+        call(guide(tiny_models.sd15()), torch.zeros(1, 4, 3, 8, 8), torch.ones(1))
+
+
+def test_a_mask_limits_where_the_picture_changes(inference_mode):
+    model = tiny_models.sd15()
+    mask = torch.zeros(1, 64, 64)
+    mask[..., :32] = 1
+    x = torch.zeros(2, 4, 8, 8)
+    step = call(guide(model, mask=mask), x, torch.ones(2))
+    assert (step[..., :4] != 0).all() and torch.equal(step[..., 4:], x[..., 4:])
+
+
+def test_masks_are_averaged_to_the_latents_size_and_the_last_serves_the_rest():
+    """A mask white in 3 of each 4 pixels is .75 in the latent; two masks for three pictures: the second twice."""
+    mask = torch.ones(2, 16, 16)
+    mask[0, ::2, ::2] = 0
+    mask[1] = 0.25
+    fitted = latent_mask(mask, torch.zeros(3, 4, 2, 2))
+    assert fitted.shape == (3, 1, 2, 2)
+    assert fitted.mean(dim=(1, 2, 3)).tolist() == pytest.approx([0.75, 0.25, 0.25])
+    assert latent_mask(mask, torch.zeros(3, 4, 1, 2, 2)).shape == (3, 1, 1, 2, 2)
+
+
+def test_comfyuis_memory_management_sees_the_vae_and_the_rewards_networks(inference_mode):
+    reward, vae = WatermarkPenalty(detector=Detector().eval()), tiny_models.vae()
+    model = guide(guide(tiny_models.sd15(), reward, vae), vae=vae)
+    managed = [patcher.model for patcher in model.get_additional_models()]
+    assert len(managed) == 2 and vae.first_stage_model in managed and reward.detector in managed
+    sample(model)
+    loaded = [loaded.model.model for loaded in comfy.model_management.current_loaded_models]
+    assert vae.first_stage_model in loaded and reward.detector in loaded
+
+
+def test_memory_for_the_graph_is_planned_beside_the_models_own(monkeypatch, inference_mode):
+    """The plan with guidance is larger by the graph of one picture, within the model's own rounding."""
+    asked = []
+    load = comfy.model_management.load_models_gpu
+    monkeypatch.setattr(
+        comfy.model_management, "load_models_gpu", lambda m, **k: asked.append(k.get("memory_required")) or load(m, **k)
+    )
+    model = tiny_models.sd15()
+    sample(model)
+    guided = guide(model)
+    sample(guided)
+    assert asked[1] - asked[0] == pytest.approx(hooks(guided)[0].memory_for((1, 4, 8, 8)), rel=1e-3)
+
+
+def test_after_a_run_no_copy_holds_on_to_the_weights(inference_mode):
+    """An alias would keep the VAE's memory taken on the GPU after ComfyUI has unloaded it."""
+    model = guide(tiny_models.sd15(), WatermarkPenalty(detector=Detector().eval()))
+    sample(model)
+    pull = hooks(model)[0].pulls[0]
+    assert pull.normal._copy is None and pull.decoder._network._copy is None
+
+
+def test_progress_is_that_of_the_plain_run(monkeypatch, inference_mode):
+    seen = []
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda *args, **kwargs: seen.append(args[:2]))
+    sample(guide(tiny_models.sd15()))
+    assert seen == []
+
+
+def test_a_reward_without_a_gradient_is_refused_at_once():
+    class Counted(Brightness):
+        name, differentiable = "counted stars", False
+
+    with pytest.raises(GuidanceError, match="'counted stars' has no gradient"):
+        guide(tiny_models.sd15(), Counted())
+
+
+def test_a_reward_that_hides_that_it_has_no_gradient_is_refused_when_it_runs(inference_mode):
+    class Detached(Brightness):
+        def score(self, images, prompts, embed):
+            return super().score(images, prompts, embed).detach()
+
+    with pytest.raises(GuidanceError, match="no gradient"):
+        sample(guide(tiny_models.sd15(), Detached()))
+
+
+def test_something_else_than_a_reward_is_refused():
+    with pytest.raises(WrongConnectionError, match="no reward of this pack"):
+        FeedbackRewardGuidance.execute(tiny_models.sd15(), lambda images: images, tiny_models.vae(), 1.0)
+
+
+def test_a_start_after_the_end_is_refused():
+    with pytest.raises(WrongConnectionError, match=r"start_percent \(0.8\)"):
+        guide(tiny_models.sd15(), start_percent=0.8, end_percent=0.2)
+
+
+def test_wrong_connections_are_refused_even_when_guidance_is_off():
+    with pytest.raises(WrongConnectionError, match="Connect the VAE that belongs to the model"):
+        guide(tiny_models.sd3(), vae=tiny_models.vae(), strength=0.0)
+
+
+def test_every_input_explains_itself():
+    schema = FeedbackRewardGuidance.GET_SCHEMA()
+    assert all(entry.tooltip for entry in [*schema.inputs, *schema.outputs])
