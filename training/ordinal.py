@@ -98,7 +98,9 @@ def _star_terms(upper: Array, lower: Array) -> tuple[Array, Array, Array, Array]
     closed = np.isfinite(gap)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         odds = np.where(closed, 1 / np.expm1(np.where(closed, gap, 1.0)), 0.0)
-        log_p = log_expit(upper) + log_expit(-lower) + np.where(closed, np.log(-np.expm1(-np.where(closed, gap, 1.0))), 0)
+        log_p = (
+            log_expit(upper) + log_expit(-lower) + np.where(closed, np.log(-np.expm1(-np.where(closed, gap, 1.0))), 0)
+        )
     return log_p, expit(-upper) + odds, -expit(lower) - odds, odds * (1 + odds)
 
 
@@ -114,6 +116,14 @@ def star_log_likelihood(u: Array, stars: Stars, cuts: dict[int, Array]) -> Array
         distance = u[stars.image[mine]]
         out[mine] = _star_terms(edge[level + 1] - distance, edge[level] - distance)[0]
     return out
+
+
+def level_shares(u: Array, variance: Array, cuts: Array) -> Array:
+    """(n, levels): probability of each level, the utility's variance included by MacKay's probit approximation."""
+    shrink = 1 / np.sqrt(1 + np.pi / 8 * variance)
+    below = expit((cuts[None] - u[:, None]) * shrink[:, None])
+    edges = np.concatenate([np.zeros((len(u), 1)), below, np.ones((len(u), 1))], axis=1)
+    return np.diff(edges, axis=1)
 
 
 def choice_log_likelihood(u: Array, choices: Choices) -> Array:
@@ -176,7 +186,9 @@ def fit(z: Array, stars: Stars, choices: Choices, start: Array | None = None, st
         gradient, hessian = _derivatives(theta, rows, difference, choices, cuts)
         step = np.linalg.solve(hessian, gradient)
         size = 1.0
-        while (tried := _objective(theta + size * step, rows, difference, stars, choices, cuts)) < value and size > 1e-4:
+        while (
+            tried := _objective(theta + size * step, rows, difference, stars, choices, cuts)
+        ) < value and size > 1e-4:
             size /= 2
         if size <= 1e-4 or tried - value < 1e-5:
             break
