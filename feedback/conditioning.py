@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from .graph import MAX_DEPTH, Graph, Link
+
+Texts = tuple[str, ...] | None  # None: not known
 
 TEXTS = (
     "text",
@@ -29,23 +31,46 @@ FIRST_SIDE = {"LTXVReferenceAudio": 1, "WanInfiniteTalkToVideo": 1}  # slot of t
 NAMED_SIDES = {("Efficient Loader", 1): "positive", ("Efficient Loader", 2): "negative"}
 
 
-def joined(texts: Sequence[str | None]) -> str | None:
-    """The different texts line by line; None if one of them, or all, are not known."""
-    known = [text for text in texts if text is not None]
-    if not known or len(known) < len(texts):
+def prompt_of(graph: Graph, *links: Link | None) -> str | None:
+    """The texts that these conditionings were encoded from, each once and on a line of its own.
+
+    None if one of them is not known. Texts are gathered as a set and not joined on the way, because conditionings
+    combined of combinations would take 2^n steps.
+    """
+    known: dict[Link, Texts] = {}
+    texts = _together(_texts(graph, link, known) for link in links)
+    return None if texts is None else "\n".join(texts)
+
+
+def _together(parts: Iterable[Texts]) -> Texts:
+    """All texts but empty ones, each once; None if a part is unknown or there is none."""
+    everything = list(parts)
+    if not everything or None in everything:
         return None
-    return "\n".join(dict.fromkeys(text for text in known if text))
+    return tuple(dict.fromkeys(text for part in everything for text in part or () if text))
 
 
-def prompt_of(graph: Graph, link: Link | None, depth: int = 0) -> str | None:
-    """The text that the conditioning at `link` was encoded from, or None. Several conditionings give several lines."""
-    if link is None or depth > MAX_DEPTH or graph.kind(link.node) == "ConditioningZeroOut":
+def _texts(graph: Graph, link: Link | None, known: dict[Link, Texts]) -> Texts:
+    if link is None or (link not in known and len(known) > MAX_DEPTH):
+        return None
+    if link not in known:
+        known[link] = None  # what a circle leads back to
+        known[link] = _texts_here(graph, link, known)
+    return known[link]
+
+
+def _texts_here(graph: Graph, link: Link, known: dict[Link, Texts]) -> Texts:
+    if graph.kind(link.node) == "ConditioningZeroOut":
         return None
     if (side := NAMED_SIDES.get((graph.kind(link.node), link.slot))) is not None:
-        return graph.text(link.node, side)
-    if (further := _sources(graph, link)) is not None:
-        return joined([prompt_of(graph, graph.link(link.node, name), depth + 1) for name in further])
+        return _one(graph.text(link.node, side))
+    if (sources := _sources(graph, link)) is not None:
+        return _together([_texts(graph, graph.link(link.node, name), known) for name in sources])
     return _encoded(graph, link)
+
+
+def _one(text: str | None) -> Texts:
+    return None if text is None else (text,)
 
 
 def _sources(graph: Graph, link: Link) -> list[str] | None:
@@ -69,13 +94,9 @@ def _side(graph: Graph, link: Link) -> str | None:
     return SIDES[slot] if 0 <= slot < len(SIDES) else None
 
 
-def _encoded(graph: Graph, link: Link) -> str | None:
+def _encoded(graph: Graph, link: Link) -> Texts:
+    """What is written in the boxes of a text encoder; some have one for each of their text models."""
     inputs = graph.inputs(link.node)
     if "negative_prompt" in inputs and link.slot == 1:
-        return graph.text(link.node, "negative_prompt")
-    return _agreed(graph.text(link.node, name) for name in TEXTS if name in inputs)
-
-
-def _agreed(texts: Iterable[str | None]) -> str | None:
-    """Encoders with several text boxes: what is written in them, each text once."""
-    return joined(list(texts))
+        return _one(graph.text(link.node, "negative_prompt"))
+    return _together(_one(graph.text(link.node, name)) for name in TEXTS if name in inputs)

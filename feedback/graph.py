@@ -8,7 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-MAX_DEPTH = 200  # links in a row; what lies deeper counts as not found
+from .records import MAX_TEXT
+
+MAX_DEPTH = 100  # links in a row; what lies deeper counts as not found
+MAX_JOINS = 40  # texts joined from joined texts, likewise
 
 # Nodes that hand out a constant, and the input that holds it.
 CONSTANTS = {
@@ -80,6 +83,8 @@ class Graph:
 
     def __init__(self, api_prompt: dict[str, Any]) -> None:
         self._nodes = {key: node for key, node in api_prompt.items() if isinstance(node, dict)}
+        self._values: dict[tuple[str, str], Any] = {}  # without it, texts joined from joined texts take 2^n steps
+        self._depth = 0
 
     def kind(self, node: str) -> str:
         """The class of the node, "" if there is no such node."""
@@ -99,13 +104,14 @@ class Graph:
         """The output that the input is connected to, past reroutes and switches; None if it is not connected."""
         return self._beyond(_link(self.inputs(node).get(name)))
 
-    def _beyond(self, link: Link | None, depth: int = 0) -> Link | None:
-        if link is None or link.node not in self._nodes or depth > MAX_DEPTH:
-            return None
-        through = self._passes_on(link.node)
-        if through is None:
-            return link
-        return self._beyond(_link(self.inputs(link.node).get(through)), depth + 1)
+    def _beyond(self, link: Link | None) -> Link | None:
+        for _ in range(MAX_DEPTH):
+            if link is None or link.node not in self._nodes:
+                return None
+            if (through := self._passes_on(link.node)) is None:
+                return link
+            link = _link(self.inputs(link.node).get(through))
+        return None
 
     def _passes_on(self, node: str) -> str | None:
         """The input that the node hands on unchanged, None if it does something of its own."""
@@ -117,26 +123,32 @@ class Graph:
             return f"on_{str(switch).lower()}" if isinstance(switch, bool) else None
         return SHOWN.get(kind)
 
-    def value(self, node: str, name: str, depth: int = 0) -> Any:
+    def value(self, node: str, name: str) -> Any:
         """The value of a widget, whether typed in or connected to a constant; None if it is computed or missing."""
         given = self.inputs(node).get(name)
         if not isinstance(given, list):
             return given
-        link = self._beyond(_link(given), depth)
-        if link is None or depth > MAX_DEPTH:
+        if (node, name) not in self._values:
+            self._values[node, name] = None  # what a circle leads back to, and what lies too deep
+            if self._depth > MAX_JOINS:
+                return None
+            self._depth += 1
+            self._values[node, name] = self._constant(self._beyond(_link(given)))
+            self._depth -= 1
+        return self._values[node, name]
+
+    def _constant(self, link: Link | None) -> Any:
+        if link is None:
             return None
         kind = self.kind(link.node)
         if kind == "StringConcatenate":
-            return self._joined(link.node, depth + 1)
-        if kind in CONSTANTS:
-            return self.value(link.node, CONSTANTS[kind], depth + 1)
-        return None
+            return self._joined(link.node)
+        return self.value(link.node, CONSTANTS[kind]) if kind in CONSTANTS else None
 
-    def _joined(self, node: str, depth: int) -> str | None:
-        parts = [self.value(node, name, depth) for name in ("string_a", "string_b", "delimiter")]
-        if not all(isinstance(part, str) for part in parts):
-            return None
-        return f"{parts[0]}{parts[2]}{parts[1]}"
+    def _joined(self, node: str) -> str | None:
+        parts = [self.value(node, name) for name in ("string_a", "delimiter", "string_b")]
+        texts = [part for part in parts if isinstance(part, str)]
+        return "".join(texts) if len(texts) == 3 and sum(map(len, texts)) <= MAX_TEXT else None
 
     def text(self, node: str, *names: str) -> str | None:
         """The first of these inputs that holds a text."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from .conditioning import joined, prompt_of
+from .conditioning import prompt_of
 from .graph import MAX_DEPTH, Graph, Link
 from .records import Lora, Provenance
 
@@ -124,7 +124,7 @@ def _settings(graph: Graph, sampler: str) -> Provenance:
     return Provenance(
         prompt=_prompt(graph, guided, (*POSITIVE, "positive_prompt", "prompt")),
         negative=_prompt(graph, guided, (*NEGATIVE, "negative_prompt")),
-        seed=_seed(graph, sampler),
+        seed=_seed(graph, sampler, {}),
         cfg=graph.number(guided, "cfg", "cfg_scale"),
         sampler=_sampler_name(graph, sampler),
         checkpoint=checkpoint,
@@ -136,7 +136,7 @@ def _settings(graph: Graph, sampler: str) -> Provenance:
 def _prompt(graph: Graph, node: str, names: tuple[str, ...]) -> str | None:
     """The text behind the first of these inputs that the node has; DualCFGGuider's two conditionings are joined."""
     if {"cond1", "cond2"} <= set(graph.links(node)) and names[0] == "positive":
-        return joined([prompt_of(graph, graph.link(node, name)) for name in ("cond1", "cond2")])
+        return prompt_of(graph, graph.link(node, "cond1"), graph.link(node, "cond2"))
     for name in names:
         if (text := graph.text(node, name)) is not None:
             return text
@@ -145,16 +145,23 @@ def _prompt(graph: Graph, node: str, names: tuple[str, ...]) -> str | None:
     return None
 
 
-def _seed(graph: Graph, sampler: str, depth: int = 0) -> str | None:
+def _seed(graph: Graph, sampler: str, known: dict[str, str | None]) -> str | None:
     """The seed of the noise; a sampler that adds none goes on with the noise of the one before it."""
+    if sampler not in known:
+        known[sampler] = None  # what a circle leads back to
+        known[sampler] = _seed_here(graph, sampler, known)
+    return known[sampler]
+
+
+def _seed_here(graph: Graph, sampler: str, known: dict[str, str | None]) -> str | None:
     noise = graph.link(sampler, "noise")
     source = noise.node if noise else sampler
     if graph.value(sampler, "add_noise") in (False, "disable") or graph.kind(source) == "DisableNoise":
         before = graph.link(sampler, "latent_image") or graph.link(sampler, "samples")
-        if before is None or depth > MAX_DEPTH:
+        if before is None or len(known) > MAX_DEPTH:
             return None
         above = [before.node] if _is_sampler(graph, before.node) else _samplers(graph, before.node)
-        return _same(None if one is None else _seed(graph, one, depth + 1) for one in above)
+        return _same(None if one is None else _seed(graph, one, known) for one in above)
     seed = graph.whole(source, *SEEDS)
     return str(seed) if seed is not None and 0 <= seed < 2**64 else None
 
