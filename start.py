@@ -363,8 +363,6 @@ def comfyui(port: int) -> int:
         say(f"ComfyUI with Feedback Loop: {page}\nIts log is {log}. Ctrl-C ends it.")
         webbrowser.open(page)
         return server.process.wait()
-    except KeyboardInterrupt:
-        return 0
     finally:
         server.stop()
 
@@ -379,11 +377,12 @@ def test(pytest_arguments: Sequence[str], everything: bool) -> int:
         "pyright": ["pyright", "--pythonpath", str(python)],
         "pytest": ["pytest", *marked, *pytest_arguments],
     }
-    variables = {**os.environ, "COMFYUI_PATH": str(folder), "PYTHONSAFEPATH": "1"}
+    variables = {**os.environ, "COMFYUI_PATH": str(folder)}
     failed = []
     for name, command in steps.items():
         say(f"== {name}")
-        if subprocess.run([python, "-m", *command], cwd=ROOT, env=variables).returncode:
+        # -P: this folder's `nodes` must not stand in for ComfyUI's
+        if subprocess.run([python, "-P", "-m", *command], cwd=ROOT, env=variables).returncode:
             failed.append(name)
     say(f"FAILED: {', '.join(failed)}" if failed else "All passed.")
     return 1 if failed else 0
@@ -419,6 +418,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StartError as error:
         print(f"start.py: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

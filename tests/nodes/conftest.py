@@ -22,9 +22,6 @@ if COMFYUI is not None:
 
     comfy.cli_args.args.cpu = True
     comfy.cli_args.args.base_directory = BASE.name
-    import folder_paths
-
-    folder_paths.base_path = BASE.name
 
 
 @pytest.fixture(scope="session", autouse=True)
