@@ -96,8 +96,8 @@ def loaded(model: comfy.model_patcher.ModelPatcher) -> comfy.model_patcher.Model
             model = model.clone(disable_dynamic=True)
         except RuntimeError as error:
             raise WrongConnectionError(
-                "This MODEL's weights are streamed (DynamicVRAM) and its loader cannot give them any other way. Load it "
-                "with a core loader, or start ComfyUI with --disable-dynamic-vram."
+                "This MODEL's weights are streamed (DynamicVRAM) and its loader cannot give them any other way. "
+                "Load it with a core loader, or start ComfyUI with --disable-dynamic-vram."
             ) from error
     comfy.model_management.load_models_gpu([model], force_full_load=True)
     return model
@@ -126,7 +126,7 @@ def check_weights(network: nn.Module) -> None:
     for name, weight in network.named_parameters():
         if type(weight) not in (Tensor, nn.Parameter):
             raise WrongConnectionError(
-                f"This MODEL's weights are quantised ({name} is a {type(weight).__name__}), and no gradient passes them. "
+                f"This MODEL's weights are quantised ({name} is a {type(weight).__name__}) and pass no gradient. "
                 "Load the model's fp16, bf16 or fp32 file for training; the LoRA then works on the quantised one too."
             )
 
@@ -166,7 +166,7 @@ def _casting(linear: nn.Linear) -> nn.Linear:
 
 
 def sigma_sampler(sampling: Any) -> SigmaAt:
-    """The distribution of noise levels that this kind of model is trained on, with the model's own schedule or shift."""
+    """The distribution of noise levels that such a model is trained on, by its own schedule or shift."""
     law = comfy.model_sampling
     if isinstance(sampling, law.CONST):
         scale = float(getattr(sampling, "multiplier", 1.0))
@@ -182,7 +182,7 @@ def sigma_sampler(sampling: Any) -> SigmaAt:
 def model_conds(
     model: comfy.model_base.BaseModel, cond: Conditioning, shape: tuple[int, ...], device: torch.device
 ) -> dict[str, Any]:
-    """CONDITIONING of one prompt -> what `apply_model` takes for one picture with latents of this shape (C, *spatial)."""
+    """CONDITIONING of one prompt -> what `apply_model` takes for one latent of this shape (C, *spatial)."""
     noise = torch.zeros((1, *shape), device=device)
     converted = comfy.sampler_helpers.convert_cond(cond[:1])
     comfy.samplers.encode_model_conds(model.extra_conds, converted, noise, device, "positive")

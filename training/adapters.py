@@ -1,4 +1,4 @@
-"""Low-rank adapters on a network, and its views: theta (adapter on), old (a copy that follows it), ref (adapter off)."""
+"""Low-rank adapters on a network, and its views: theta (adapter on), old (a copy that lags), ref (adapter off)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Adapters:
 
     def __init__(self, network: nn.Module, rank: int, seed: int, alpha: float | None = None, layers: Layers = "all"):
         self.network, self.rank, self.alpha = network, rank, float(rank if alpha is None else alpha)
-        self._targets = target_layers(network, rank, layers)
+        self._targets = target_layers(network, layers)
         if not self._targets:
             raise ValueError(f"{type(network).__name__} has no {layers} layer that a LoRA could be added to.")
         self._inject("theta")
@@ -56,6 +56,7 @@ class Adapters:
         config = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=exactly)  # type: ignore[arg-type]
         with torch.random.fork_rng(devices=[]):  # PEFT draws from the global generator
             inject_adapter_in_model(config, self.network, name)
+        del self.network.peft_config  # or PEFT warns of it when the second adapter comes
         self.layers: list[LoraLayer] = [self.network.get_submodule(path) for path in self._targets]  # type: ignore[misc]
 
     @torch.no_grad()
@@ -116,7 +117,7 @@ def _show(layer: LoraLayer, name: View) -> None:
         layer.set_adapter(name, inference_mode=True)
 
 
-def target_layers(network: nn.Module, rank: int, layers: Layers) -> list[str]:
+def target_layers(network: nn.Module, layers: Layers) -> list[str]:
     """Paths of the linear and ungrouped convolution layers that `layers` names."""
     found = []
     for path, module in network.named_modules():

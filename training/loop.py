@@ -33,7 +33,7 @@ class Source(Protocol):
     def batch_at(self, step: int) -> Batch: ...
 
 
-class TrainingDiverged(RuntimeError):
+class DivergedError(RuntimeError):
     """The loss is no longer a number; the moving average still holds the last good weights."""
 
 
@@ -73,7 +73,7 @@ def train(
 ) -> None:
     """Steps start..plan.steps-1 with AdamW without weight decay; what `on_step` raises ends it, between two steps.
 
-    Out of memory: the batch is worked off in halves from then on, with the same gradient. Raises TrainingDiverged.
+    Out of memory: the batch is worked off in halves from then on, with the same gradient. Raises DivergedError.
     """
     parameters = list(policy.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=plan.lr, betas=plan.betas, weight_decay=0.0)
@@ -83,9 +83,7 @@ def train(
         loss, parts = gradients(policy, objective, batch, optimizer, parts)
         norm = float(nn.utils.clip_grad_norm_(parameters, plan.clip))
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise TrainingDiverged(
-                f"The loss is not a number at step {step + 1}: train again with a lower learning rate."
-            )
+            raise DivergedError(f"The loss is not a number at step {step + 1}: train again with a lower learning rate.")
         optimizer.param_groups[0]["lr"] = lr = plan.lr_at(step)
         optimizer.step()
         average.update()
@@ -95,7 +93,7 @@ def train(
 def gradients(
     policy: Policy, objective: Objective, batch: Batch, optimizer: torch.optim.Optimizer, parts: int = 1
 ) -> tuple[float, int]:
-    """Leaves the gradient of the batch's mean loss in the parameters; returns (loss, parts that it was worked off in)."""
+    """Leaves the gradient of the batch's mean loss in the parameters; returns (loss, parts it was worked off in)."""
     while True:
         optimizer.zero_grad(set_to_none=True)
         try:

@@ -57,7 +57,7 @@ def unmatched(keys: Iterable[str], known: Collection[str]) -> list[str]:
 def metadata(
     title: str, architecture: str, layers: Mapping[str, LowRank], training: Mapping[str, object]
 ) -> dict[str, str]:
-    """What other programs read of a LoRA (ss_* and modelspec.*). training: anything JSON, kept under ss_feedback_loop."""
+    """What other programs read of a LoRA (ss_* and modelspec.*). training: any JSON, kept as ss_feedback_loop."""
     first = next(iter(layers.values()))
     return {
         "modelspec.sai_model_spec": "1.0.0",

@@ -5,12 +5,14 @@ The views are theta (adapter on), old (a moving average of the adapter) and ref 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
+
+from ..diffusion.process import at_least_float32
 
 View = Literal["theta", "old", "ref"]
 
@@ -29,7 +31,7 @@ class Batch:
     sigma: Tensor
     weight: Tensor
     label: Tensor
-    cond: Sequence[object]
+    cond: Sequence[Any]
 
     def __len__(self) -> int:
         return len(self.x0)
@@ -56,7 +58,7 @@ class Objective(Protocol):
 
 def squared_error(denoised: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """m = weight * mean over non-batch dimensions of (D - target)^2; (B, ...) and (B,) -> (B,)."""
-    return weight * (denoised.float() - target.float()).square().flatten(1).mean(1)
+    return weight * (at_least_float32(denoised) - target).square().flatten(1).mean(1)
 
 
 def rating_weights(z: Tensor, tau: float = 1.0, limit: float = 5.0) -> Tensor:
@@ -69,21 +71,29 @@ def rating_probabilities(z: Tensor, limit: float = 2.0) -> Tensor:
     return 0.5 + 0.5 * (z / limit).clamp(-1, 1)
 
 
-def nft(theta: Tensor, old: Tensor, x0: Tensor, r: Tensor, beta: float = 1.0) -> Tensor:
-    """DiffusionNFT loss (Zheng et al. 2025, arXiv:2509.16117, eq. 5) with its self-normalised errors.
+def self_normalised_error(estimate: Tensor, x0: Tensor) -> Tensor:
+    """mean (v - x0)^2 over mean |v - x0| without gradient: every noise level pulls alike. (B, ...) twice -> (B,)."""
+    difference = (at_least_float32(estimate) - x0).flatten(1)
+    scale = difference.detach().abs().mean(1).clamp_min(1e-5)
+    return difference.square().mean(1) / scale
 
-    theta, old, x0: (B, C, *spatial), old without gradient; r: (B,) in 0..1 -> (B,). Its optimum is
-    old + 2 / beta * cov(r, x0 | x): towards the good pictures and away from the bad ones by as much.
+
+def nft(
+    theta: Tensor,
+    old: Tensor,
+    x0: Tensor,
+    r: Tensor,
+    beta: float = 1.0,
+    error: Callable[[Tensor, Tensor], Tensor] = self_normalised_error,
+) -> Tensor:
+    """DiffusionNFT loss (Zheng et al. 2025, arXiv:2509.16117, eq. 5).
+
+    theta, old, x0: (B, C, *spatial), old without gradient; r: (B,) in 0..1 -> (B,). With the plain squared error its
+    optimum is E[x0 | x] + 2 / beta * cov(r, x0 | x), if old = E[x0 | x]: as far from the bad as towards the good.
     """
     positive = beta * theta + (1 - beta) * old
     negative = (1 + beta) * old - beta * theta
-    return r * _normalised_error(positive, x0) + (1 - r) * _normalised_error(negative, x0)
-
-
-def _normalised_error(estimate: Tensor, x0: Tensor) -> Tensor:
-    difference = (estimate.float() - x0.float()).flatten(1)
-    scale = difference.detach().abs().mean(1).clamp_min(1e-5)
-    return difference.square().mean(1) / scale
+    return r * error(positive, x0) + (1 - r) * error(negative, x0)
 
 
 @dataclass(frozen=True)

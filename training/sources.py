@@ -19,7 +19,7 @@ SigmaAt = Callable[[Tensor], Tensor]
 SHUFFLE, NOISE, SIGMA, DROPOUT = 1, 2, 3, 4
 
 
-class NoPreference(ValueError):
+class NoPreferenceError(ValueError):
     """The ratings do not say what is better than what."""
 
 
@@ -27,12 +27,12 @@ def standardise(values: Tensor, groups: Sequence[str], own: int = 16) -> Tensor:
     """Ratings (N,) -> z-scores (N,): in a group (prompt) of `own` or more by its own mean and spread, else by all's.
 
     A group's spread counts for at least a tenth of that of all, so that noise in a group of equals is not blown up.
-    Raises NoPreference when all ratings are the same.
+    Raises NoPreferenceError when all ratings are the same.
     """
     values = values.double()
     spread = values.std(correction=0)
     if len(values) < 2 or spread < 1e-6:
-        raise NoPreference(
+        raise NoPreferenceError(
             f"All {len(values)} ratings are the same, so they do not say what is better: "
             "rate some pictures higher and some lower."
         )
@@ -102,7 +102,7 @@ class ForwardSource:
 
     def __post_init__(self) -> None:
         if not self.examples:
-            raise NoPreference("There is no rated picture to train on.")
+            raise NoPreferenceError("There is no rated picture to train on.")
         missing = {e.prompt for e in self.examples} | ({""} if self.dropout else set())
         if missing := missing - set(self.conds):
             raise KeyError(f"No condition for the prompt {sorted(missing)[0]!r}.")
@@ -145,7 +145,7 @@ class ForwardSource:
         return sum(-(-len(members) // self.batch) for members in self._sizes().values())
 
     def _plan(self, epoch: int) -> list[list[int]]:
-        """The batches of an epoch: every picture of a size shuffled and cut up, the last batch filled from the start."""
+        """The batches of an epoch: each size's pictures shuffled and cut up, the last batch filled from the start."""
         generator = self._stream(SHUFFLE, epoch)
         batches: list[list[int]] = []
         for members in self._sizes().values():
