@@ -41,12 +41,16 @@ class Server:
     def call(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
         """JSON in, JSON out."""
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"} | headers, method=method)
+        request = urllib.request.Request(
+            self.url + path, data, {"Content-Type": "application/json"} | headers, method=method
+        )
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
-            raise ServerError(f"{method} {path}: {error.code} {error.read().decode(errors='replace')[:2000]}") from error
+            raise ServerError(
+                f"{method} {path}: {error.code} {error.read().decode(errors='replace')[:2000]}"
+            ) from error
 
     def run(self, graph: Graph) -> dict[str, Any]:
         """Queue, wait to the end; the UI outputs by node id. Raises ServerError with the failing node's message."""

@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
-import models
-import world
+from . import models, world
 
 HEADS = {"shape": 4, "colour": 5, "count": 3, "texture": 3, "watermark": 1, "measures": 4}
 
@@ -29,7 +28,14 @@ class Judge(nn.Module):
         widths = (5, 32, 48, 96, 128)
         layers: list[nn.Module] = []
         for a, b in zip(widths, widths[1:], strict=False):
-            layers += [nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.SiLU(), nn.Conv2d(b, b, 3, 1, 1), nn.BatchNorm2d(b), nn.SiLU()]
+            layers += [
+                nn.Conv2d(a, b, 3, 2, 1),
+                nn.BatchNorm2d(b),
+                nn.SiLU(),
+                nn.Conv2d(b, b, 3, 1, 1),
+                nn.BatchNorm2d(b),
+                nn.SiLU(),
+            ]
         self.body = nn.Sequential(*layers)
         self.mix = nn.Sequential(nn.Linear(128 * 18, 256), nn.SiLU())
         self.heads = nn.ModuleDict({k: nn.Linear(256, n) for k, n in HEADS.items()})
@@ -122,7 +128,9 @@ def look(judge: Judge, images: torch.Tensor) -> Truth:
 def loss(out: dict[str, torch.Tensor], truth: Truth) -> torch.Tensor:
     classes = {"shape": truth.shape, "colour": truth.colour, "count": truth.count - 1, "texture": truth.texture}
     total = sum(F.cross_entropy(out[k], torch.as_tensor(v)) for k, v in classes.items())
-    total = total + 2 * F.binary_cross_entropy_with_logits(out["watermark"][:, 0], torch.as_tensor(truth.watermark).float())
+    total = total + 2 * F.binary_cross_entropy_with_logits(
+        out["watermark"][:, 0], torch.as_tensor(truth.watermark).float()
+    )
     measures = np.stack([truth.radius / 16, truth.x / world.SIZE, truth.y / world.SIZE, truth.light], 1)
     return total + 10 * (out["measures"] - torch.as_tensor(measures).float()).abs().mean()
 

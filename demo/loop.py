@@ -8,27 +8,20 @@ measure every step with the independent judge. Writes report.json, report.html a
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent)) if not __package__ else None
+if not __package__:
+    import pack  # noqa: F401
 
-import judge as judging  # noqa: E402
-import measure  # noqa: E402
-import rater  # noqa: E402
-import report  # noqa: E402
-import world  # noqa: E402
-from client import Graph, Link, Server  # noqa: E402
+from feedback_loop.demo import judge as judging  # noqa: E402
+from feedback_loop.demo import measure, rater, world
+from feedback_loop.demo.client import Graph, Link, Server  # noqa: E402
 
 PER_PROMPT = 4
 RATED_PROMPTS = 50  # x 4 = 200 pictures with stars
@@ -65,13 +58,21 @@ class Loop:
 
     # --- graphs ------------------------------------------------------------------------------------------------------
 
-    def sample(self, graph: Graph, model: Link, clip: Link, vae: Link, prompt: measure.Prompt, negative: str = "") -> Link:
+    def sample(
+        self, graph: Graph, model: Link, clip: Link, vae: Link, prompt: measure.Prompt, negative: str = ""
+    ) -> Link:
         """Text -> KSampler -> VAEDecode, all stock nodes; the link to the pictures."""
         positive = graph.add("CLIPTextEncode", clip=clip, text=prompt.text)
         against = graph.add("CLIPTextEncode", clip=clip, text=negative)
         latent = graph.add("EmptyLatentImage", width=world.SIZE, height=world.SIZE, batch_size=PER_PROMPT)
         sampled = graph.add(
-            "KSampler", model=model, positive=[positive, 0], negative=[against, 0], latent_image=[latent, 0], seed=prompt.seed, **SAMPLING
+            "KSampler",
+            model=model,
+            positive=[positive, 0],
+            negative=[against, 0],
+            latent_image=[latent, 0],
+            seed=prompt.seed,
+            **SAMPLING,
         )
         return [graph.add("VAEDecode", samples=[sampled, 0], vae=vae), 0]
 
@@ -121,7 +122,11 @@ class Loop:
         demo = graph.add("FeedbackDemoModel")
         model = model_of(graph, demo)
         saves = [
-            graph.add("SaveImage", images=self.sample(graph, model, [demo, 1], [demo, 2], p, negative), filename_prefix=f"{self.run}/{name}")
+            graph.add(
+                "SaveImage",
+                images=self.sample(graph, model, [demo, 1], [demo, 2], p, negative),
+                filename_prefix=f"{self.run}/{name}",
+            )
             for p in self.fresh
         ]
         with self.stage(name):

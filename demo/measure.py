@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from scipy import stats
 
-import judge as judging
-import rater
+from . import judge as judging
+from . import rater
 
 
 @dataclass(frozen=True)
@@ -134,5 +134,5 @@ def pair_accuracy(
 
 
 def bound(agreement: float) -> float:
-    """No model agrees more often with one answer of a rater who agrees with himself this often: (1 + sqrt(2a - 1)) / 2."""
+    """No model agrees more often with one answer of a rater whose repeats agree this often: (1 + sqrt(2a - 1)) / 2."""
     return (1 + np.sqrt(max(2 * agreement - 1, 0))) / 2

@@ -11,8 +11,8 @@ import math
 
 import numpy as np
 
-import world
-from judge import Truth
+from . import world
+from .judge import Truth
 
 # Share of the variance of each part over scenes of the drawn world, where the prompt leaves all of it open.
 SHARES = {"size": 0.45, "texture": 0.20, "count": 0.10, "place": 0.10, "watermark": 0.15}

@@ -66,7 +66,9 @@ def gain_bars(report: dict[str, Any]) -> str:
         gain, (a, b) = report[name]["taste_gain"] / sd, (v / sd for v in report[name]["taste_gain_interval"])
         y = 34 * i + 17
         parts.append(f'<text x="0" y="{y + 5}" fill="currentColor" font-size="14">{html.escape(TITLES[name])}</text>')
-        parts.append(f'<rect x="{min(x(0), x(gain))}" y="{y - 8}" width="{abs(x(gain) - x(0)):.1f}" height="16" rx="3" fill="var(--accent)"/>')
+        parts.append(
+            f'<rect x="{min(x(0), x(gain))}" y="{y - 8}" width="{abs(x(gain) - x(0)):.1f}" height="16" rx="3" fill="var(--accent)"/>'
+        )
         parts.append(f'<line x1="{x(a)}" x2="{x(b)}" y1="{y}" y2="{y}" stroke="currentColor" stroke-width="2"/>')
         parts.append(f'<text x="{x(b) + 8}" y="{y + 5}" fill="currentColor" font-size="13">{gain:+.2f}</text>')
     return f'<svg viewBox="0 0 740 {34 * len(names) + 4}" role="img" aria-label="Taste gained over plain">{"".join(parts)}</svg>'
@@ -77,7 +79,9 @@ def curve(values: Sequence[float], label: str) -> str:
     if len(values) < 2:
         return ""
     low, high = min(values), max(values)
-    points = lambda v: " ".join(f"{10 + 720 * i / (len(v) - 1):.1f},{150 - 140 * (y - low) / (high - low or 1):.1f}" for i, y in enumerate(v))  # noqa: E731
+    points = lambda v: " ".join(
+        f"{10 + 720 * i / (len(v) - 1):.1f},{150 - 140 * (y - low) / (high - low or 1):.1f}" for i, y in enumerate(v)
+    )  # noqa: E731
     smooth = [sum(values[max(0, i - 15) : i + 1]) / len(values[max(0, i - 15) : i + 1]) for i in range(len(values))]
     return (
         f'<svg viewBox="0 0 740 160" role="img" aria-label="{html.escape(label)}">'
@@ -93,7 +97,15 @@ def table(report: dict[str, Any]) -> str:
         r = report[name]
         a, b = r["taste_gain_interval"]
         gain = "" if name == "plain" else f"{r['taste_gain']:+.2f} ({a:+.2f} to {b:+.2f})"
-        cells = [html.escape(title), r["n"], f"{r['watermark_rate']:.1%}", f"{r['attribute_accuracy']:.1%}", f"{r['diversity']:.2f}", f"{r['taste_mean']:+.2f}", gain]
+        cells = [
+            html.escape(title),
+            r["n"],
+            f"{r['watermark_rate']:.1%}",
+            f"{r['attribute_accuracy']:.1%}",
+            f"{r['diversity']:.2f}",
+            f"{r['taste_mean']:+.2f}",
+            gain,
+        ]
         lines.append("<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
     return f"<table>{''.join(lines)}</table>"
 

@@ -1,6 +1,6 @@
 """Samples of the demo model through diffusers, and its measured quality.
 
-    python demo/sample.py [pictures]     # writes the table and the grid that demo/README.md shows
+python demo/sample.py [pictures]     # writes the table and the grid that demo/README.md shows
 """
 
 from __future__ import annotations
@@ -14,13 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent)) if not __package__ else None
+if not __package__:
+    import pack  # noqa: F401
 
-import judge as judging  # noqa: E402
-import measure  # noqa: E402
-import models  # noqa: E402
-import report  # noqa: E402
-import world  # noqa: E402
+from feedback_loop.demo import judge as judging  # noqa: E402
+from feedback_loop.demo import measure, models, report, world
 
 HERE = Path(__file__).parent
 
@@ -39,7 +37,15 @@ def sample(pipe: Any, prompts: list[measure.Prompt], cfg: float, steps: int = 20
     for i in range(0, len(prompts), batch):
         block = prompts[i : i + batch]
         noise = torch.cat([torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(p.seed)) for p in block])
-        made = pipe([p.text for p in block], num_inference_steps=steps, guidance_scale=cfg, latents=noise, output_type="pt", height=64, width=64)
+        made = pipe(
+            [p.text for p in block],
+            num_inference_steps=steps,
+            guidance_scale=cfg,
+            latents=noise,
+            output_type="pt",
+            height=64,
+            width=64,
+        )
         pictures.append(made.images.float())
     return torch.cat(pictures)
 
@@ -53,7 +59,10 @@ def any_prompts(n: int, seed: int) -> list[measure.Prompt]:
 def quality(row: measure.Row) -> dict[str, float]:
     hits = measure.attribute_hits(row)
     table = {name: float(np.nanmean(column)) for name, column in hits.items()}
-    return table | {"mean over attributes": measure.attribute_accuracy(row), "watermarked": float(row.truth.marked().mean())}
+    return table | {
+        "mean over attributes": measure.attribute_accuracy(row),
+        "watermarked": float(row.truth.marked().mean()),
+    }
 
 
 def markdown(tables: dict[str, dict[str, float]]) -> str:
@@ -78,7 +87,8 @@ def main() -> None:
     tables_judge = judging.agreement(judging.look(judge, drawn), judging.truth_of_scenes(scenes))
     readme = HERE / "README.md"
     text = readme.read_text(encoding="utf-8") if readme.exists() else "<!-- quality -->\n<!-- /quality -->\n"
-    block = f"<!-- quality -->\n{count} pictures each, `python demo/sample.py {count}`:\n\n{markdown(tables)}\n<!-- /quality -->"
+    said = f"{count} pictures each, `python demo/sample.py {count}`:\n\n{markdown(tables)}"
+    block = f"<!-- quality -->\n{said}\n<!-- /quality -->"
     readme.write_text(re.sub(r"<!-- quality -->.*?<!-- /quality -->", block, text, flags=re.S), encoding="utf-8")
     print(json.dumps(tables | {"judge": {k: round(float(v), 4) for k, v in tables_judge.items()}}, indent=1))
 

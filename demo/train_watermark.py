@@ -1,4 +1,4 @@
-"""The recipe of the watermark detector in feedback/rewards/weights: train, measure, write the table. Ten minutes, one core.
+"""The recipe of the watermark detector in feedback/rewards/weights. Ten minutes on one core.
 
     python demo/train_watermark.py             # draw, train, save, measure
     python demo/train_watermark.py --measure   # measure the saved weights only
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import sys
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -23,22 +22,19 @@ import numpy as np
 import torch
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
-if "feedback_loop" not in sys.modules:
-    spec = importlib.util.spec_from_file_location(
-        "feedback_loop", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-    )
-    assert spec is not None and spec.loader is not None
-    sys.modules["feedback_loop"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules["feedback_loop"])
+if not __package__:
+    import pack  # noqa: F401
 
 from feedback_loop.demo import world  # noqa: E402
 from feedback_loop.feedback.rewards.watermark import WEIGHTS, Detector, load_detector, log_odds  # noqa: E402
 from feedback_loop.training import backdrops, overlays, watermark  # noqa: E402
 
+ROOT = Path(__file__).resolve().parents[1]
 REPORT = ROOT / "docs" / "watermark.json"
 TABLE = ROOT / "docs" / "watermark.md"
-TRAIN_PHOTOS = "astronaut camera coffee rocket hubble_deep_field retina ihc brick grass gravel moon coins flower".split()
+TRAIN_PHOTOS = (
+    "astronaut camera coffee rocket hubble_deep_field retina ihc brick grass gravel moon coins flower".split()
+)
 TEST_PHOTOS = "chelsea motorcycle_left china page".split()
 TESTED = 500  # pictures a family, each clean and marked
 

@@ -178,7 +178,10 @@ def _outline(shape: str, x: float, y: float, r: float) -> list[tuple[float, floa
         h = 0.88 * r
         return [(x - h, y - h), (x + h, y - h), (x + h, y + h), (x - h, y + h)]
     if shape == "triangle":
-        return [(x + 1.15 * r * math.sin(a), y + 0.15 * r - 1.15 * r * math.cos(a)) for a in (0, 2 * math.pi / 3, 4 * math.pi / 3)]
+        return [
+            (x + 1.15 * r * math.sin(a), y + 0.15 * r - 1.15 * r * math.cos(a))
+            for a in (0, 2 * math.pi / 3, 4 * math.pi / 3)
+        ]
     if shape == "star":
         return [
             (x + k * r * math.sin(i * math.pi / 5), y - k * r * math.cos(i * math.pi / 5))
