@@ -26,7 +26,8 @@ from feedback_loop.demo.client import Graph, Link, Server  # noqa: E402
 PER_PROMPT = 4
 RATED_PROMPTS = 50  # x 4 = 200 pictures with stars
 SAMPLING = {"steps": 20, "cfg": 2.0, "sampler_name": "euler", "scheduler": "sgm_uniform", "denoise": 1.0}
-OPEN = {"size": 0.25, "place": 0.25, "count": 0.25, "texture": 0.25}  # how often a prompt says what the taste is about
+TASTE_WORDS = {"size": 0.25, "place": 0.25, "count": 0.25, "texture": 0.25}  # how often prompts say these
+OTHER_WORDS = 0.85
 
 
 def prompts(n: int, seed: int) -> list[measure.Prompt]:
@@ -35,7 +36,7 @@ def prompts(n: int, seed: int) -> list[measure.Prompt]:
     made = []
     for _ in range(n):
         scene = world.sample_scene(rng, watermark_rate=0.0)
-        words = {k: w for k, w in world.attributes(scene).items() if rng.random() < OPEN.get(k, 0.85)}
+        words = {k: w for k, w in world.attributes(scene).items() if rng.random() < TASTE_WORDS.get(k, OTHER_WORDS)}
         made.append(measure.Prompt(world.phrase(words, scene, rng), words, int(rng.integers(2**48))))
     return made
 
