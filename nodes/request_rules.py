@@ -10,6 +10,7 @@ import ipaddress
 import json
 import os
 import platform
+import re
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -23,6 +24,7 @@ from ..feedback.records import RequestKey
 ALLOWED_HOSTS = "FEEDBACK_LOOP_ALLOWED_HOSTS"
 MAX_BODY = 512 * 2**10  # bytes; the longest comment takes 400 kB
 MAX_KEY = 255
+HOST = re.compile(r"(\[(?P<address>[0-9a-f:.]+)\]|(?P<name>[^\[\]@:/\s]+))(:\d{1,5})?")
 
 
 class Refused(Exception):
@@ -39,7 +41,7 @@ def check_sender(request: web.Request) -> None:
     A request without an Origin comes from a script or from the address bar, and is allowed.
     """
     host = request.headers.get("Host", "")
-    if not _is_ours(_hostname(f"//{host}")):
+    if not _is_ours(_hostname(host)):
         raise Refused(403, f"The host {host[:200]!r} is not known; add it to {ALLOWED_HOSTS} if it is yours.")
     origin = request.headers.get("Origin")
     if origin is not None and not _same_place(origin, host):
@@ -50,17 +52,19 @@ def check_sender(request: web.Request) -> None:
 
 def _same_place(origin: str, host: str) -> bool:
     """Whether a page of `origin` was served from `host`, or from a host that the user allows."""
-    parts = urlsplit(origin)
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        return False
     if parts.scheme not in ("http", "https"):
         return False  # "null", which sandboxed frames and local files send, and extensions
-    return parts.netloc.lower() == host.lower() or _hostname(origin) in _allowed()
+    return parts.netloc.lower() == host.lower() or _hostname(parts.netloc) in _allowed()
 
 
-def _hostname(url: str) -> str:
-    try:
-        return (urlsplit(url).hostname or "").rstrip(".")
-    except ValueError:
-        return ""
+def _hostname(host: str) -> str:
+    """The name or address in a Host header, "" for one that is malformed."""
+    found = HOST.fullmatch(host.lower())
+    return (found["address"] or found["name"]).rstrip(".") if found else ""
 
 
 def _is_ours(name: str) -> bool:
@@ -80,7 +84,7 @@ def _own_names() -> tuple[str, str]:
 
 def _allowed() -> set[str]:
     names = os.environ.get(ALLOWED_HOSTS, "").lower().split(",")
-    return {name.strip().rsplit(":", 1)[0] for name in names if name.strip()}
+    return {_hostname(name.strip()) for name in names} - {""}
 
 
 async def json_body(request: web.Request) -> dict[str, Any]:
