@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import comfy.model_base
@@ -277,9 +277,14 @@ def _check(
         raise WrongConnectionError(
             f"There are {len(positives)} prompts for {len(seeds)} seeds: each picture needs one prompt and one seed."
         )
+    check_prompts(model, (*positives, negative))
+
+
+def check_prompts(model: ModelPatcher, conds: Iterable[Conditioning]) -> None:
+    """Raises WrongConnectionError for a prompt without conditioning, or of another width than the model reads."""
     config = model.model.model_config.unet_config
     wanted = config.get("context_dim") or config.get("context_in_dim")
-    for cond in (*positives, negative):
+    for cond in conds:
         if not cond:
             raise WrongConnectionError(
                 "A prompt without any conditioning cannot be sampled: encode it with the model's CLIP."

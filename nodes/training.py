@@ -27,6 +27,7 @@ from .decoder import check_vae
 from .examples import Sampling, encode_pictures, encode_prompts, examples, rated_pictures, scored_pictures
 from .plots import line_plot
 from .policy import Policy, trainable
+from .sampling import check_prompts
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -216,6 +217,7 @@ class FeedbackTrainLora(io.ComfyNode):
         training = Training.start(model, name, about)
         sources = [rated_pictures(store(), feedback)]
         conds = encode_prompts(clip, sources[0].prompts)
+        check_prompts(model, conds.values())
         if pictures["pictures"] == MORE:
             sources.append(scored_pictures(model, vae, conds, sources[0], **_more(pictures, seed)))
         latents = encode_pictures(model, vae, [image for source in sources for image in source.images])
