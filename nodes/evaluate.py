@@ -79,7 +79,7 @@ def finite(rewards: Sequence[float], which: str) -> Tensor:
     return values
 
 
-def compare(a: Sequence[float], b: Sequence[float], rows: Sequence[str], diversity: tuple[float, float]) -> Comparison:
+def compare(a: Sequence[float], b: Sequence[float], rows: Sequence[str], diversity: Sequence[float]) -> Comparison:
     """Rewards of the same prompts (`rows`) and seeds under A and under B, in the same order.
 
     With FEW_PROMPTS prompts or more the intervals count prompts and so speak for prompts like these; with fewer they
@@ -281,7 +281,7 @@ class FeedbackEvaluate(io.ComfyNode):
         a, b = (rollout(m, [conds[r] for r in rows], conds[negative], *how).images for m in (model_a, model_b))
         rewards = scores(judge, a, rows), scores(judge, b, rows)
         eye = eye_of(encoder, judge)
-        diversity = tuple(evaluation.diversity(features(images, eye), rows) for images in (a, b))
+        diversity = [evaluation.diversity(features(images, eye), rows) for images in (a, b)]
         result = compare(*rewards, rows, diversity)
         shown = side_by_side(a, b, rewards, rows)
         plot = interval_plot({"B wins": result.win_rate}, "Share of pairs that B wins", reference=0.5)
