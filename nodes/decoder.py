@@ -122,13 +122,14 @@ def check_pictures(shape: Sequence[int]) -> tuple[int, ...]:
 
 def _vae_decoder(vae: comfy.sd.VAE, model: ModelPatcher, half: bool) -> Decoder:
     video = vae.latent_dim == 3
+    # some formats hold means and scales, which a loader node has made in inference mode
+    latent_format = Shared(model.get_model_object("latent_format"), [])()
     centred = vae.process_output(torch.zeros(1)).item() == 0.5
 
     def to_network(latents: Tensor) -> Tensor:
-        # some formats' own means and scales have a frame axis
-        if model.get_model_object("latent_format").latent_dimensions == 3:
+        if latent_format.latent_dimensions == 3:
             latents = latents.unsqueeze(2)
-        latents = model.model.process_latent_out(latents)
+        latents = latent_format.process_out(latents)
         picture = latents.reshape(check_pictures(latents.shape))
         return picture.unsqueeze(2) if video else picture
 
