@@ -8,9 +8,12 @@ measure every step with the independent judge. Writes report.json, report.html a
 
 from __future__ import annotations
 
+import argparse
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +23,28 @@ if not __package__:
     import pack  # noqa: F401
 
 from feedback_loop.demo import judge as judging  # noqa: E402
-from feedback_loop.demo import measure, rater, world
+from feedback_loop.demo import measure, rater, report, world  # noqa: E402
 from feedback_loop.demo.client import Graph, Link, Server  # noqa: E402
 
 PER_PROMPT = 4
 RATED_PROMPTS = 50  # x 4 = 200 pictures with stars
+FRESH_PAIRS = 500
+LORA: dict[str, Any] = {
+    "objective": "SFT",
+    "objective.tau": 1.0,
+    "pictures": "and more, scored by a reward",
+    "pictures.count": 400,
+    "pictures.sampling_steps": 20,
+    "pictures.cfg": 2.0,
+    "pictures.sampler_name": "euler",
+    "pictures.scheduler": "sgm_uniform",
+    "steps": 200,
+    "learning_rate": 1e-3,
+    "batch": 32,
+    "rank": 16,
+    "seed": 0,
+    "layers": "all",
+}
 SAMPLING = {"steps": 20, "cfg": 2.0, "sampler_name": "euler", "scheduler": "sgm_uniform", "denoise": 1.0}
 TASTE_WORDS = {"size": 0.25, "place": 0.25, "count": 0.25, "texture": 0.25}  # how often prompts say these
 OTHER_WORDS = 0.85
@@ -105,10 +125,13 @@ class Loop:
             self.server.rate(item["id"], int(stars), rater="scripted")
         return len(items)
 
+    def dataset(self) -> dict[str, Any]:
+        return {"collection": self.run, "raters": "scripted", "axis": "overall", "min_ratings": 1}
+
     def learn(self) -> dict[str, Any]:
         graph = Graph()
         demo = graph.add("FeedbackDemoModel")
-        data = graph.add("FeedbackDataset", collection=self.run)
+        data = graph.add("FeedbackDataset", **self.dataset())
         taste = graph.add("FeedbackTrainReward", feedback=[data, 0], clip_vision=[demo, 3])
         graph.add("FeedbackSaveReward", reward=[taste, 0], name=self.run)
         graph.add("PreviewAny", source=[taste, 1])
@@ -150,6 +173,82 @@ class Loop:
     def with_both(self, graph: Graph, demo: str) -> Link:
         return self.guided(graph, demo, self.with_lora(graph, demo), self.load_taste(graph, demo))
 
-    def scores(self, row: measure.Row) -> np.ndarray:
-        """The learned reward of a row's saved pictures, through FeedbackScoreImages."""
-        raise NotImplementedError
+    def train_lora(self) -> list[float]:
+        """The LoRA from the same stars, with the reward they taught scoring more pictures; returns its losses."""
+        graph = Graph()
+        demo = graph.add("FeedbackDemoModel")
+        data = graph.add("FeedbackDataset", **self.dataset())
+        trained = graph.add(
+            "FeedbackTrainLora",
+            model=[demo, 0],
+            feedback=[data, 0],
+            clip=[demo, 1],
+            vae=[demo, 2],
+            name=self.run,
+            **LORA,
+            **{"pictures.reward": self.load_taste(graph, demo)},
+        )
+        losses = graph.add("PreviewAny", source=[trained, 1])
+        outputs = self.server.run(graph)
+        self.lora = outputs[trained]["lora"][0]
+        return json.loads(outputs[losses]["text"][0])["loss"]
+
+    # --- the loop ----------------------------------------------------------------------------------------------------
+
+    def close(self) -> tuple[dict[str, Any], dict[str, measure.Row], list[float]]:
+        """Every stage in order; (report, rows, losses)."""
+        with self.stage("generate_to_rate"):
+            self.generate_to_rate()
+        with self.stage("rate"):
+            rated = self.rate()
+        with self.stage("learn"):
+            said = self.learn()
+        rows = {"plain": self.row("plain", lambda graph, demo: [demo, 0])}
+        with self.stage("score_fresh_pairs"):
+            taste = self.taste_report(rows["plain"])
+        rows["watermark_penalty"] = self.row("watermark_penalty", self.with_penalty)
+        rows["negative_prompt"] = self.row("negative_prompt", lambda graph, demo: [demo, 0], negative="watermark")
+        rows["taste_guidance"] = self.row("taste_guidance", self.with_taste)
+        with self.stage("train_lora"):
+            losses = self.train_lora()
+        rows["lora"] = self.row("lora", self.with_lora)
+        rows["both"] = self.row("both", self.with_both)
+        report = {name: measure.summary(row, rows["plain"]) for name, row in rows.items()}
+        return report | {"rated": rated, "taste": taste, "node_report": said, "seconds": self.seconds}, rows, losses
+
+    def taste_report(self, row: measure.Row) -> dict[str, Any]:
+        """How well the learned reward ranks fresh pairs, beside the rater's agreement with himself."""
+        utility, rng = row.taste(), np.random.default_rng(77)
+        accuracy, interval = measure.pair_accuracy(self.scores(row), utility, row.per_prompt, FRESH_PAIRS, rng)
+        order = rng.permutation(len(utility))
+        agreement = rater.self_agreement(utility, utility[order], rng, repeats=1000)
+        return {
+            "pairs": FRESH_PAIRS,
+            "held_out_accuracy": accuracy,
+            "held_out_interval": interval,
+            "self_agreement": agreement,
+            "bound": measure.bound(agreement),
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--server", required=True, help="URL of a running ComfyUI with the pack")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the report")
+    parser.add_argument("--full", action="store_true", help="400 pictures a row instead of 100")
+    parser.add_argument("--prompts", type=int, help="prompts a row, four pictures each (for tests)")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    count = arguments.prompts or (100 if arguments.full else 25)
+    loop = Loop(Server(arguments.server), count, time.strftime("demo_%Y%m%d_%H%M%S"))
+    found, rows, losses = loop.close()
+    (arguments.out / "report.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    grids = {name: report.grid(row.images[:48]) for name, row in rows.items()}
+    page = report.write(arguments.out, found, grids, losses)
+    print(report.text_table(found))
+    print(report.paragraph(found))
+    print(f"Report: {page}")
+
+
+if __name__ == "__main__":
+    main()

@@ -205,7 +205,7 @@ def train_vae() -> None:
     start_near_linear(net)
     order = batches(len(data), 12, 1)
     noise = torch.Generator().manual_seed(1)
-    steps, crops = 3000, 2650
+    steps, crops = 3500, 3200
 
     def loss_of(step: int) -> torch.Tensor:
         x = as_tensor(data[np.sort(next(order))])

@@ -160,12 +160,12 @@ def _background(scene: Scene) -> np.ndarray:
     """(S, S, 3) in 0..1 at oversampled resolution."""
     s = SIZE * OVERSAMPLE
     yy, xx = np.mgrid[0:s, 0:s] / OVERSAMPLE
-    contrast = 0.2 if scene.light < 0.6 else -0.2
+    contrast = 0.22 if scene.light < 0.6 else -0.22
     if scene.texture == "striped":
-        mask = ((xx + yy) / 8.0 + scene.texture_phase) % 1.0 < 0.4
+        mask = (xx / 16.0 + scene.texture_phase) % 1.0 < 0.45
     elif scene.texture == "dotted":
-        u, v = (xx / 8.0 + scene.texture_phase) % 1.0 - 0.5, (yy / 8.0 + scene.texture_phase) % 1.0 - 0.5
-        mask = u**2 + v**2 < 0.09
+        u, v = (xx / 16.0 + scene.texture_phase) % 1.0 - 0.5, (yy / 16.0 + scene.texture_phase) % 1.0 - 0.5
+        mask = u**2 + v**2 < 0.1
     else:
         mask = np.zeros_like(xx, dtype=bool)
     level = scene.light + contrast * mask
@@ -212,12 +212,13 @@ def _mark_layer(family: str, rng: np.random.Generator, word: str, font_px: float
     font = ImageFont.load_default(size=font_px * OVERSAMPLE)
     if family == "corner":
         layer = Image.new("L", (s, s))
-        box = font.getbbox(word)
+        box, rim = font.getbbox(word), 2 * OVERSAMPLE
         right, low = rng.random() < 0.5, rng.random() < 0.5
-        margin = 2 * OVERSAMPLE
-        x = s - margin - box[2] if right else margin - box[0]
-        y = s - margin - box[3] if low else margin - box[1]
-        ImageDraw.Draw(layer).text((x, y), word, fill=255, font=font)
+        x = s - rim - box[2] if right else rim - box[0]
+        y = s - rim - box[3] if low else rim - box[1]
+        pen = ImageDraw.Draw(layer)
+        pen.rectangle([x + box[0] - rim, y + box[1] - rim, x + box[2] + rim, y + box[3] + rim], fill=120)
+        pen.text((x, y), word, fill=255, font=font)
         return layer
     big = Image.new("L", (2 * s, 2 * s))
     pen = ImageDraw.Draw(big)
@@ -239,12 +240,12 @@ def _mark_layer(family: str, rng: np.random.Generator, word: str, font_px: float
 
 
 def stamp(picture: Image.Image, family: str, rng: np.random.Generator) -> Image.Image:
-    """Lay a watermark of one family over a picture: white or black, opacity .35-.7, letters 8-11 pixels high."""
-    layer = _mark_layer(family, rng, str(rng.choice(MARK_WORDS)), float(rng.uniform(8, 11)))
+    """Lay a watermark of one family over a picture: white or black, opacity .45-.75, letters 9-12 pixels high."""
+    layer = _mark_layer(family, rng, str(rng.choice(MARK_WORDS)), float(rng.uniform(9, 12)))
     cover = np.asarray(layer.resize((SIZE, SIZE), Image.Resampling.BOX), dtype=np.float32)[..., None] / 255
     base = np.asarray(picture, dtype=np.float32)
     ink = 255.0 if base.mean() < 150 else 0.0
-    alpha = float(rng.uniform(0.4, 0.7))
+    alpha = float(rng.uniform(0.45, 0.75))
     return Image.fromarray((base + (ink - base) * cover * alpha).clip(0, 255).astype(np.uint8))
 
 
