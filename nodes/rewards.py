@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import folder_paths
 import torch
 
-from ..feedback.rewards.base import Reward
 from ..feedback.rewards.colour import PROPERTIES, ColourReward
 from ..feedback.rewards.combine import CombinedReward
 from ..feedback.rewards.watermark import WatermarkPenalty
@@ -102,7 +99,7 @@ class FeedbackLoadReward(io.ComfyNode):
             node_id="FeedbackLoadReward",
             display_name="Load reward",
             category=CATEGORY,
-            description="Loads a reward that Save reward has kept. A taste needs the image encoder that it was fitted on.",
+            description="Loads a reward that Save reward has kept. A taste needs the encoder that it was fitted on.",
             search_aliases=["load taste", "open reward"],
             inputs=[
                 io.Combo.Input(
@@ -135,7 +132,7 @@ class FeedbackWatermarkPenalty(io.ComfyNode):
             node_id="FeedbackWatermarkPenalty",
             display_name="Watermark penalty",
             category=CATEGORY,
-            description="A reward that falls where a picture carries a visible watermark. Needs no ratings and no model.",
+            description="A reward that falls where a picture carries a visible watermark. Needs no ratings.",
             search_aliases=["remove watermark", "logo", "no text", "watermark detector"],
             inputs=[
                 io.Float.Input(
@@ -260,7 +257,7 @@ class FeedbackScoreImages(io.ComfyNode):
         lines = [f"{place}. picture {i + 1}: {scores[i]:+.3f}" for place, i in enumerate(order, 1)]
         mean = sum(scores) / len(scores)
         text = "\n".join([f"{prepared(reward).name}: mean {mean:+.3f}", *lines])
-        return io.NodeOutput(images[torch.tensor(order)], scores, mean, ui={"text": (text,)})
+        return io.NodeOutput(images[torch.tensor(order)], scores, mean, ui={"text": (text,), "scores": scores})
 
 
 NODES: list[type[io.ComfyNode]] = [
