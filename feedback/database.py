@@ -7,8 +7,9 @@ because a transaction that reads first and writes later fails when another write
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from queue import SimpleQueue
@@ -27,7 +28,7 @@ BATCH = 100  # changes in one transaction
 
 
 class DatabaseUnusable(RuntimeError):
-    """The database can't be opened; the message says which one, why, and what to do."""
+    """The database can't be opened, read or written; the message says which one, why, and what to do."""
 
 
 class DatabaseReadOnly(RuntimeError):
@@ -82,7 +83,7 @@ class Database:
 
     def read(self, query: Callable[[Connection], T]) -> T:
         """The result of `query` on one consistent snapshot."""
-        with self._reader.begin() as connection:
+        with self._usable("read"), self._reader.begin() as connection:
             return query(connection)
 
     def write(self, change: Callable[[Connection], T]) -> T:
@@ -96,7 +97,21 @@ class Database:
         future: Future[T] = Future()
         self._waiting.put((change, future))
         self._thread.submit(self._write_waiting)
-        return future.result()
+        with self._usable("written"):
+            return future.result()
+
+    @contextmanager
+    def _usable(self, done: str) -> Iterator[None]:
+        """Says in a sentence what SQLite says in a word: a full disk, a lock that is never given up, a lost file."""
+        from sqlalchemy.exc import OperationalError
+
+        try:
+            yield
+        except OperationalError as error:
+            raise DatabaseUnusable(
+                f"The feedback database {self.url.database} can't be {done}: {error.orig}. Nothing was changed. "
+                "See that the disk has room and that the file is there, then try again."
+            ) from error
 
     def _write_waiting(self) -> None:
         batch = [self._waiting.get_nowait() for _ in range(min(self._waiting.qsize(), BATCH))]

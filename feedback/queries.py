@@ -141,17 +141,16 @@ def rated(connection: Connection, feedback: Feedback) -> list[RatedImage]:
     which = [rating.c.axis == feedback.axis]
     if feedback.raters:
         which.append(rater.c.name.in_(feedback.raters))
+    if feedback.collection is not None:
+        which.append(rating.c.image_id.in_(select(image.c.id).where(image.c.collection == feedback.collection)))
     latest = _latest_ratings(and_(*which), feedback.revision).subquery()
     made = [column for column in generation.c if column.name != "image_id"]
     rows = (
         select(latest, *made)
-        .join(image, image.c.id == latest.c.image_id)
         .join(generation, generation.c.image_id == latest.c.image_id)
         .where(latest.c.place == 1)
         .order_by(latest.c.revision)
     )
-    if feedback.collection is not None:
-        rows = rows.where(image.c.collection == feedback.collection)
     return _often_enough([_rated(row) for row in connection.execute(rows)], feedback.min_ratings)
 
 

@@ -37,7 +37,7 @@ class FeedbackStore:
     """Pictures, and what was said of them. Safe to use from many threads and from several processes at once.
 
     url: `sqlite:///` and a file; media_dir: a folder for the pictures. Every `add_...` and `undo` returns only once its
-    row is on disk, and raises sqlalchemy.exc.OperationalError if it could not be written, for example on a full disk.
+    row is on disk, and raises database.DatabaseUnusable if it could not be written, for example on a full disk.
     """
 
     def __init__(self, url: str, media_dir: Path) -> None:

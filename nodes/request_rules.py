@@ -6,6 +6,7 @@ Origin is refused, and so is a Host that a rebound DNS name would carry.
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
 import os
@@ -23,6 +24,7 @@ from ..feedback.records import RequestKey
 
 ALLOWED_HOSTS = "FEEDBACK_LOOP_ALLOWED_HOSTS"
 MAX_BODY = 512 * 2**10  # bytes; the longest comment takes 400 kB
+BODY_SECONDS = 30
 MAX_KEY = 255
 HOST = re.compile(r"(\[(?P<address>[0-9a-f:.]+)\]|(?P<name>[^\[\]@:/\s]+))(:\d{1,5})?")
 
@@ -93,11 +95,10 @@ async def json_body(request: web.Request) -> dict[str, Any]:
         raise Refused(415, "Send JSON with the header Content-Type: application/json.")
     if (request.content_length or 0) > MAX_BODY:
         raise Refused(413, f"The body is too large; at most {MAX_BODY} bytes are read.")
-    data = b""
-    async for chunk in request.content.iter_chunked(64 * 2**10):
-        data += chunk
-        if len(data) > MAX_BODY:
-            raise Refused(413, f"The body is too large; at most {MAX_BODY} bytes are read.")
+    try:
+        data = await asyncio.wait_for(_read(request), BODY_SECONDS)
+    except asyncio.TimeoutError as error:
+        raise Refused(408, f"The body did not arrive within {BODY_SECONDS} seconds.") from error
     try:
         sent = json.loads(data, object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
@@ -105,6 +106,15 @@ async def json_body(request: web.Request) -> dict[str, Any]:
     if not isinstance(sent, dict):
         raise Refused(400, "The body must be a JSON object.")
     return sent
+
+
+async def _read(request: web.Request) -> bytes:
+    data = b""
+    async for chunk in request.content.iter_chunked(64 * 2**10):
+        data += chunk
+        if len(data) > MAX_BODY:
+            raise Refused(413, f"The body is too large; at most {MAX_BODY} bytes are read.")
+    return data
 
 
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from aiohttp import web
 
 from ..feedback.records import Comment, Comparison, Conflict, InvalidRecord, NotFound, NotYours, Rating, StoredImage
-from . import openapi
 from . import request_models as models
 from .request_rules import Refused, check_sender, json_body, request_key
 
@@ -58,6 +57,8 @@ def add_routes(routes: web.RouteTableDef, store: Store) -> None:
     @routes.get(f"{ROOT}/openapi.json")
     @answered
     async def describe(request: web.Request) -> web.Response:
+        from . import openapi  # here, because it takes longer to import than all the rest and is seldom asked for
+
         return web.json_response(openapi.description(ROOT))
 
 
@@ -131,8 +132,6 @@ def answered(answer: Answer) -> Answer:
 
     @wraps(answer)
     async def checked(request: web.Request) -> web.StreamResponse:
-        from sqlalchemy.exc import OperationalError
-
         from ..feedback.database import DatabaseReadOnly, DatabaseUnusable
 
         try:
@@ -144,8 +143,6 @@ def answered(answer: Answer) -> Answer:
             return web.json_response({"error": str(error)}, status=STATUS[type(error)])
         except (DatabaseReadOnly, DatabaseUnusable) as error:
             return web.json_response({"error": str(error)}, status=503)
-        except OperationalError as error:  # a full disk, a folder that became read-only
-            return web.json_response({"error": f"The feedback database can't be used: {error.orig}."}, status=503)
 
     return checked
 

@@ -230,6 +230,26 @@ def test_the_connection_that_writes_is_set_up_to_lose_nothing(store: FeedbackSto
     assert pragma("journal_mode") == expected
 
 
+def test_a_full_disk_is_told_in_a_sentence_loses_nothing_and_is_over_when_there_is_room(
+    store: FeedbackStore, image: str
+):
+    """The database may not grow by one page, which is how a full disk looks to SQLite."""
+
+    def limit(pages: str) -> int:
+        return store._database.write(lambda c: c.exec_driver_sql(f"PRAGMA max_page_count={pages}").scalar_one())
+
+    before = [store.add_rating(Rating(image, 1, "me"))]
+    pages = store._database.write(lambda c: c.exec_driver_sql("PRAGMA page_count").scalar_one())
+    limit(str(pages))
+    with pytest.raises(DatabaseUnusable, match="full.*disk has room"):
+        for number in range(1000):
+            before.append(store.add_rating(Rating(image, 1, f"{number}", comment="x" * 5000)))
+    assert sorted(rating_ids(store)) == sorted(before)
+    limit("1000000")
+    before.append(store.add_rating(Rating(image, 1, "you")))
+    assert sorted(rating_ids(store)) == sorted(before)
+
+
 def test_closing_finishes_what_was_asked_for(open_store: Callable[[], FeedbackStore]):
     store = open_store()
     image = store.add_image(picture(), Generation(), "c")
