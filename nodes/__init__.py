@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from importlib import import_module
-from pathlib import Path
 
 from .compat import ComfyExtension, io, register_folders
 
@@ -13,9 +12,7 @@ MODULES = ("capture", "dataset", "rewards", "guidance", "training", "evaluate", 
 
 def all_nodes() -> list[type[io.ComfyNode]]:
     """The NODES of each module in MODULES; an import that fails is raised, never skipped."""
-    here = Path(__file__).parent
-    present = [name for name in MODULES if (here / f"{name}.py").exists()]
-    return [node for name in present for node in import_module(f".{name}", __name__).NODES]
+    return [node for name in MODULES for node in import_module(f".{name}", __name__).NODES]
 
 
 class FeedbackLoopExtension(ComfyExtension):
@@ -24,8 +21,7 @@ class FeedbackLoopExtension(ComfyExtension):
     async def on_load(self) -> None:
         try:
             register_folders()
-            if (Path(__file__).parent / "routes.py").exists():
-                import_module(".routes", __name__).register()
+            import_module(".routes", __name__).register()
             self.nodes = all_nodes()
         except Exception:
             # ComfyUI logs one line of what is raised here; whoever has to repair it needs all of it.

@@ -86,3 +86,13 @@ def page(browser: Browser) -> Iterator[Page]:
 def comfy_page(page: Page, comfy_server: ComfyServer) -> ComfyPage:
     comfy_server.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": False})
     return ComfyPage(page, comfy_server).open()
+
+
+@pytest.fixture(scope="module")
+def shared_comfy_page(browser: Browser, comfy_server: ComfyServer) -> Iterator[ComfyPage]:
+    """One page for all tests of a module, since loading ComfyUI takes longer than most of them."""
+    comfy_server.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": False})
+    context = browser.new_context(viewport={"width": 1600, "height": 1000})
+    context.set_default_timeout(30_000)
+    yield ComfyPage(context.new_page(), comfy_server).open()
+    context.close()

@@ -1,0 +1,286 @@
+"""What the workflows of the tour hold: nodes, settings and the words that explain them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from workflow_layout import Group, Node, note
+
+DRAW, RATE, LEARN, COMPARE = "#3f789e", "#a1842c", "#4c7a4f", "#7b5ea7"
+COLLECTION = "my taste"
+
+# Prompts leave things open on purpose: a taste lives in what a prompt does not say.
+PROMPT = "red star, bright background"
+FRESH_PROMPTS = "\n".join(
+    (
+        "blue square",
+        "two green circles",
+        "yellow triangle, dark background",
+        "one purple star on the left",
+        "three red squares",
+        "large blue circle, busy background",
+    )
+)
+
+
+def demo_model() -> Node:
+    return Node("model", "FeedbackDemoModel", title="Demo model, or Load Checkpoint")
+
+
+def prompts() -> list[list[Node]]:
+    clip = "@model.CLIP"
+    positive = Node("positive", "CLIPTextEncode", {"text": PROMPT, "clip": clip}, "Prompt", (330, 110))
+    negative = Node("negative", "CLIPTextEncode", {"text": "", "clip": clip}, "Negative prompt", (330, 90))
+    return [[positive], [negative]]
+
+
+def sampler(key: str, model: str, seed: int, title: str, after: str = "fixed") -> Node:
+    settings: dict[str, Any] = {
+        "seed": seed,
+        "control_after_generate": after,
+        "steps": 20,
+        "cfg": 2.0,
+        "sampler_name": "euler",
+        "scheduler": "sgm_uniform",
+        "denoise": 1.0,
+    }
+    links = {
+        "model": model,
+        "positive": "@positive.CONDITIONING",
+        "negative": "@negative.CONDITIONING",
+        "latent_image": "@latent.LATENT",
+    }
+    return Node(key, "KSampler", {**settings, **links}, title)
+
+
+def latents(count: int) -> Node:
+    size = {"width": 64, "height": 64, "batch_size": count}
+    return Node("latent", "EmptyLatentImage", size, "Size and number of pictures")
+
+
+def decode(key: str, samples: str) -> Node:
+    return Node(key, "VAEDecode", {"samples": samples, "vae": "@model.VAE"})
+
+
+def preview(key: str, images: str, title: str) -> Node:
+    return Node(key, "PreviewImage", {"images": images}, title, (420, 420))
+
+
+def capture(images: str, latent: str, size: tuple[int, int], title: str | None = None) -> Node:
+    links = {"images": images, "latent": latent}
+    return Node("capture", "FeedbackCapture", {**links, "collection": COLLECTION}, title, size)
+
+
+def dataset() -> Node:
+    return Node("feedback", "FeedbackDataset", {"collection": COLLECTION}, size=(400, 400))
+
+
+def taste() -> Node:
+    links = {"feedback": "@feedback.feedback", "clip_vision": "@model.CLIP_VISION"}
+    return Node("taste", "FeedbackTrainReward", links, size=(400, 360))
+
+
+def guided(reward: str, strength: float = 1.0) -> Node:
+    links = {"model": "@model.MODEL", "reward": reward, "vae": "@model.VAE"}
+    return Node("guided", "FeedbackRewardGuidance", {**links, "strength": strength})
+
+
+COLLECT_NOTE = """# Collect ratings
+
+Press **Run**, then give the pictures on the right some stars: click, or point at a picture and press **1** to **5**. \
+Run again for more. Rate now or later; every star is stored at once.
+
+Change the prompt from time to time and leave things open. *red star* says nothing of its size or place: what you \
+like there is what will be learned.
+
+**50 rated pictures** are a start, 200 are good. Then open *02 Learn a taste and guide*."""
+
+OWN_MODEL_NOTE = """**Your own model:** put *Load Checkpoint* in place of the demo model and set your usual size, \
+steps and CFG. All else stays."""
+
+COLLECT = [
+    Group(
+        "1 · What to draw",
+        [[note("about", COLLECT_NOTE, (380, 300))], [demo_model()], *prompts()],
+        0,
+        DRAW,
+    ),
+    Group(
+        "2 · Draw",
+        [
+            [latents(9)],
+            [sampler("sampler", "@model.MODEL", 1, "Draw", "randomize")],
+            [decode("decode", "@sampler.LATENT")],
+            [note("own", OWN_MODEL_NOTE, (315, 130))],
+        ],
+        1,
+        DRAW,
+    ),
+    Group("3 · Give stars", [[capture("@decode.IMAGE", "@sampler.LATENT", (640, 820))]], 2, RATE),
+]
+
+GUIDE_NOTE = """# Learn a taste and guide by it
+
+Needs the stars from *01 Collect ratings*. **Learn a taste** fits them in seconds and says how often it ranks two \
+pictures as you did, on prompts that it has not seen. Half is chance.
+
+**Reward Guidance** then nudges every step of the sampler towards what you like. Both samplers have the same seed, so \
+the two rows differ by your taste alone. *strength* 0 is off, 1 is a good start.
+
+The guided pictures can be rated too: the next run learns from them as well."""
+
+VISION_NOTE = """**Your own model:** *Load Checkpoint* has no CLIP_VISION. Add *Load CLIP Vision* with a file such as \
+CLIP-ViT-H and connect it to *Learn a taste*. Save the taste to use it elsewhere with *Load reward*."""
+
+GUIDE = [
+    Group(
+        "1 · Learn from your stars",
+        [
+            [note("about", GUIDE_NOTE, (420, 320))],
+            [demo_model()],
+            [dataset()],
+        ],
+        0,
+        LEARN,
+    ),
+    Group(
+        "2 · Your taste as a reward",
+        [
+            [taste()],
+            [Node("save", "FeedbackSaveReward", {"reward": "@taste.reward", "name": "my taste"})],
+            [guided("@taste.reward")],
+            [note("own", VISION_NOTE, (420, 140))],
+        ],
+        1,
+        LEARN,
+    ),
+    Group("3 · What to draw", [*prompts(), [latents(6)]], 2, DRAW),
+    Group("4 · Without your taste", [[sampler("plain", "@model.MODEL", 7, "Draw plainly")]], 3, DRAW),
+    Group("5 · With your taste", [[sampler("steered", "@guided.MODEL", 7, "Draw guided")]], 3, COMPARE),
+    Group(
+        "Plain",
+        [[decode("plain_pictures", "@plain.LATENT"), preview("plain_view", "@plain_pictures.IMAGE", "Plain")]],
+        4,
+        DRAW,
+    ),
+    Group(
+        "Guided: rate them too",
+        [
+            [
+                decode("guided_pictures", "@steered.LATENT"),
+                capture("@guided_pictures.IMAGE", "@steered.LATENT", (420, 480)),
+            ]
+        ],
+        4,
+        COMPARE,
+    ),
+]
+
+WATERMARK_NOTE = """# Fewer watermarks
+
+Models learn watermarks from the pictures they were trained on: about a third of what the demo model draws has one.
+
+**Watermark penalty** is a small detector, trained on drawn marks, used as a reward: the surer it sees a mark, the \
+lower. **Reward Guidance** steers every step away from it. Same seed left and right of the change, above and below.
+
+The scores say how sure the detector is of a clean picture; 0 is clean."""
+
+WATERMARK = [
+    Group(
+        "1 · What to draw",
+        [[note("about", WATERMARK_NOTE, (380, 290))], [demo_model()], *prompts(), [latents(9)]],
+        0,
+        DRAW,
+    ),
+    Group(
+        "2 · A reward that falls with watermarks",
+        [
+            [Node("penalty", "FeedbackWatermarkPenalty")],
+            [guided("@penalty.reward")],
+        ],
+        1,
+        LEARN,
+    ),
+    Group("3 · Draw plainly", [[sampler("plain", "@model.MODEL", 11, "Draw plainly")]], 1, DRAW),
+    Group("4 · Draw guided", [[sampler("steered", "@guided.MODEL", 11, "Draw guided")]], 1, COMPARE),
+    Group(
+        "Plain",
+        [
+            [decode("plain_pictures", "@plain.LATENT"), preview("plain_view", "@plain_pictures.IMAGE", "Plain")],
+        ],
+        2,
+        DRAW,
+    ),
+    Group(
+        "With the penalty",
+        [
+            [
+                decode("guided_pictures", "@steered.LATENT"),
+                preview("guided_view", "@guided_pictures.IMAGE", "With the penalty"),
+            ],
+        ],
+        2,
+        COMPARE,
+    ),
+]
+
+LORA_NOTE = """# Train a LoRA from your stars
+
+Guidance steers one run and costs time in each. A LoRA puts the same taste into the weights: a small file that every \
+ComfyUI loads with *Load LoRA*.
+
+Needs the stars from *01 Collect ratings*. **Train LoRA from Feedback** learns from the pictures you liked, takes some \
+minutes, and may be cancelled: what was learned so far is kept. The file is in *models/loras*.
+
+**Compare two models** then draws fresh prompts with and without it, from the same noise, and says who wins. Its judge \
+here is the taste learned from your stars; look at the pictures too."""
+
+EVALUATION: dict[str, Any] = {
+    "model_a": "@model.MODEL",
+    "model_b": "@train.model",
+    "clip": "@model.CLIP",
+    "vae": "@model.VAE",
+    "judge": "@taste.reward",
+    "encoder": "@model.CLIP_VISION",
+    "prompts": FRESH_PROMPTS,
+    "seeds": 4,
+    "steps": 20,
+    "cfg": 2.0,
+    "sampler": "euler",
+    "scheduler": "sgm_uniform",
+    "width": 64,
+    "height": 64,
+}
+
+TRAINING: dict[str, Any] = {
+    "model": "@model.MODEL",
+    "feedback": "@feedback.feedback",
+    "clip": "@model.CLIP",
+    "vae": "@model.VAE",
+    "objective": "SFT",
+    "steps": 300,
+    "learning_rate": 1e-3,
+    "name": "my taste",
+}
+
+LORA = [
+    Group("1 · Your stars", [[note("about", LORA_NOTE, (420, 330))], [demo_model()], [dataset()]], 0, LEARN),
+    Group(
+        "2 · Train",
+        [
+            [Node("train", "FeedbackTrainLora", TRAINING, size=(420, 560))],
+            [Node("curve", "LossGraphNode", {"loss": "@train.loss", "filename_prefix": "loss"}, "Loss", (420, 320))],
+        ],
+        1,
+        LEARN,
+    ),
+    Group("A judge", [[taste()]], 2, LEARN),
+    Group("3 · Did it help?", [[Node("compare", "FeedbackEvaluate", EVALUATION, size=(560, 900))]], 3, COMPARE),
+]
+
+PLANS: dict[str, list[Group]] = {
+    "01_collect_ratings": COLLECT,
+    "02_learn_a_taste_and_guide": GUIDE,
+    "03_watermark_penalty": WATERMARK,
+    "04_train_a_lora": LORA,
+}
