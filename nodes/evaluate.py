@@ -6,22 +6,25 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+import comfy.model_management
 import comfy.samplers
 import torch
 from torch import Tensor
 
 from ..feedback import evaluation
 from ..feedback.evaluation import Interval
-from ..feedback.rewards.base import Reward
 from .compat import REWARD, io, ui
-from .examples import encode_prompts, scores
+from .encoder import ClipVisionEncoder, encoder_from
+from .examples import encode_prompts
+from .learning import AT_ONCE, measured, prepared
 from .plots import grid, interval_plot
 from .sampling import rollout
 
 if TYPE_CHECKING:
-    from ..feedback.rewards.base import Encoder
+    from ..feedback.rewards.base import Reward
 
 FEW_PAIRS = 20
 FEW_PROMPTS = 5
@@ -55,28 +58,10 @@ def split_prompts(text: str) -> list[str]:
     return prompts
 
 
-def check_judge(judge: Any) -> None:
-    if not isinstance(judge, Reward):
-        raise EvaluationError(
-            "What is connected as `judge` is no reward of this pack. Connect a Feedback Loop reward node."
-        )
-
-
 def pairs_of(prompts: Sequence[str], seeds: int, first: int) -> tuple[list[str], list[int]]:
     """Each prompt `seeds` times, and a seed for each picture: all different, so that the pairs are independent."""
     rows = [prompt for prompt in prompts for _ in range(seeds)]
     return rows, [(first + index) % 2**64 for index in range(len(rows))]
-
-
-def finite(rewards: Sequence[float], which: str) -> Tensor:
-    """The rewards as a tensor (N,). Raises EvaluationError when one is no number."""
-    values = torch.tensor(rewards, dtype=torch.float64)
-    if bad := int((~values.isfinite()).sum()):
-        raise EvaluationError(
-            f"The judge gave no number for {bad} of the {len(values)} pictures of MODEL {which}. Look at the grid of a "
-            "plain run: pictures that are all black point to a VAE in half precision. Otherwise use another judge."
-        )
-    return values
 
 
 def compare(a: Sequence[float], b: Sequence[float], rows: Sequence[str], diversity: Sequence[float]) -> Comparison:
@@ -85,25 +70,25 @@ def compare(a: Sequence[float], b: Sequence[float], rows: Sequence[str], diversi
     With FEW_PROMPTS prompts or more the intervals count prompts and so speak for prompts like these; with fewer they
     could say next to nothing that way, and are about these prompts alone.
     """
-    first, second = finite(a, "a"), finite(b, "b")
     clusters = rows if len(set(rows)) >= FEW_PROMPTS else None
     return Comparison(
-        len(first),
+        len(rows),
         len(set(rows)),
-        evaluation.paired_win_rate(first, second, clusters),
-        evaluation.paired_difference(first, second, clusters),
-        float(first.mean()),
-        float(second.mean()),
+        evaluation.paired_win_rate(a, b, clusters),
+        evaluation.paired_difference(a, b, clusters),
+        fmean(a),
+        fmean(b),
         *diversity,
     )
 
 
-def features(images: Tensor, encoder: Encoder | None) -> Tensor:
+def features(images: Tensor, encoder: ClipVisionEncoder | None) -> Tensor:
     """(N, 3, H, W) -> (N, F): the encoder's, or where there is none the pixels of a thumbnail."""
     if encoder is None:
         return torch.nn.functional.adaptive_avg_pool2d(images, THUMBNAIL).flatten(1)
+    comfy.model_management.load_models_gpu(encoder.patchers())
     with torch.no_grad():
-        return torch.cat([encoder(part).float().cpu() for part in images.split(16)])
+        return torch.cat([encoder(part).float().cpu() for part in images.split(AT_ONCE)])
 
 
 def verdict(result: Comparison) -> str:
@@ -183,13 +168,11 @@ def _plain(number: float | Interval) -> Any:
     return number if math.isfinite(number) else None
 
 
-def eye_of(encoder: Any | None, judge: Reward) -> Encoder | None:
+def eye_of(clip_vision: Any | None, judge: Reward) -> ClipVisionEncoder | None:
     """What tells pictures apart: the CLIP_VISION that was connected, else the judge's own encoder."""
-    if encoder is None:
-        return next(iter(judge.encoders), None)
-    from .encoder import encoder_from
-
-    return encoder_from(encoder)
+    if clip_vision is not None:
+        return encoder_from(clip_vision)
+    return next((encoder for encoder in judge.encoders if isinstance(encoder, ClipVisionEncoder)), None)
 
 
 class FeedbackEvaluate(io.ComfyNode):
@@ -274,13 +257,13 @@ class FeedbackEvaluate(io.ComfyNode):
         cls, model_a, model_b, clip, vae, judge, prompts, negative, seeds, seed, steps, cfg, sampler_name, scheduler,
         width, height, encoder=None, batch_size=8,
     ) -> io.NodeOutput:  # fmt: skip
-        check_judge(judge)
+        prepared(judge)
+        eye = eye_of(encoder, judge)
         rows, own_seeds = pairs_of(split_prompts(prompts), seeds, seed)
         conds = encode_prompts(clip, [*rows, negative])
         how = (vae, own_seeds, steps, cfg, sampler_name, scheduler, width, height, batch_size)
         a, b = (rollout(m, [conds[r] for r in rows], conds[negative], *how).images for m in (model_a, model_b))
-        rewards = scores(judge, a, rows), scores(judge, b, rows)
-        eye = eye_of(encoder, judge)
+        rewards = measured(judge, a, rows), measured(judge, b, rows)
         diversity = [evaluation.diversity(features(images, eye), rows) for images in (a, b)]
         result = compare(*rewards, rows, diversity)
         shown = side_by_side(a, b, rewards, rows)

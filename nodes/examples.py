@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import comfy.model_management
 import torch
 from torch import Tensor
 
@@ -15,15 +14,14 @@ from ..feedback.records import Feedback, RatedImage
 from ..feedback.rewards.base import Reward
 from ..training.objectives import Objective
 from ..training.sources import Example, NoPreferenceError, standardise
-from .denoiser import WrongConnectionError, gradients, patchers_of
+from .denoiser import WrongConnectionError, gradients
+from .learning import measured
 from .sampling import Conditioning, rollout
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
     from ..feedback.store import FeedbackStore
-
-SCORED_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -88,18 +86,7 @@ def scored_pictures(
         model, [conds[p] for p in prompts], conds[""], vae, seeds, how.steps, how.cfg, how.sampler_name, how.scheduler,
         *like.size(),
     )  # fmt: skip
-    return Pictures(list(made.images.movedim(1, -1)), prompts, scores(reward, made.images, prompts))
-
-
-def scores(reward: Reward, images: Tensor, prompts: Sequence[str]) -> list[float]:
-    """The reward of pictures (N, 3, H, W), some at a time."""
-    comfy.model_management.load_models_gpu(patchers_of(reward))
-    device = comfy.model_management.vae_device()
-    reward.to(device)
-    parts = range(0, len(images), SCORED_AT_ONCE)
-    with torch.no_grad():
-        found = [reward(images[i : i + SCORED_AT_ONCE].to(device), prompts[i : i + SCORED_AT_ONCE]) for i in parts]
-    return torch.cat(found).tolist()
+    return Pictures(list(made.images.movedim(1, -1)), prompts, measured(reward, made.images, prompts))
 
 
 def encode_prompts(clip: Any, prompts: Sequence[str]) -> dict[str, Conditioning]:

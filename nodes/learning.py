@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from .encoder import ClipVisionEncoder, encoder_from
 if TYPE_CHECKING:
     from ..feedback.rewards.taste import TasteReward
     from ..feedback.store import FeedbackStore
-    from ..training.taste import TasteReport
+    from ..training.taste_report import TasteReport
 
 AT_ONCE = 16
 
@@ -31,7 +31,9 @@ def learn_taste(
     kept: FeedbackStore, feedback: Feedback, clip_vision: Any, caution: float
 ) -> tuple[TasteReward, TasteReport, str]:
     """The taste, its report, and the report in words. Raises TooFewJudgementsError, WrongConnectionError."""
-    from ..training.taste import describe, fit_taste, judgements
+    from ..training.judgements import judgements
+    from ..training.taste import fit_taste
+    from ..training.taste_report import describe
 
     if not isinstance(feedback, Feedback):
         raise WrongConnectionError("What is connected as feedback is no feedback. Connect Collect feedback.")
@@ -100,7 +102,7 @@ def features(encoder: Encoder, pictures: Iterable[np.ndarray]) -> list[np.ndarra
 def prepared(reward: Any) -> Reward:
     """The reward. Raises WrongConnectionError for what is none."""
     if not isinstance(reward, Reward):
-        raise WrongConnectionError("What is connected as reward is no reward of Feedback Loop.")
+        raise WrongConnectionError("What is connected is no reward of Feedback Loop. Connect one of its reward nodes.")
     return reward
 
 
@@ -115,17 +117,18 @@ def pictures_of(images: Tensor) -> Tensor:
     return colours.movedim(-1, 1)
 
 
-def measured(reward: Any, images: Tensor) -> list[float]:
+def measured(reward: Any, images: Tensor, prompts: Sequence[str] | None = None) -> list[float]:
     """Scores of (B,3,H,W), some at a time. Raises RewardError when one is no number."""
     reward, device = prepared(reward), comfy.model_management.vae_device()
     comfy.model_management.load_models_gpu(patchers_of(reward))
     scores: list[float] = []
     bar = comfy.utils.ProgressBar(len(images))
-    for part in images.split(AT_ONCE):
+    for start in range(0, len(images), AT_ONCE):
         comfy.model_management.throw_exception_if_processing_interrupted()
+        rows = slice(start, start + AT_ONCE)
         with torch.no_grad():
-            scores += reward(part.to(device)).tolist()
-        bar.update(len(part))
+            scores += reward(images[rows].to(device), None if prompts is None else prompts[rows]).tolist()
+        bar.update(len(images[rows]))
     if any(score != score for score in scores):
         raise RewardError("A picture got no number for a score: it holds values that are no numbers. Look at its VAE.")
     return scores

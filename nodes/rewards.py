@@ -88,7 +88,7 @@ class FeedbackSaveReward(io.ComfyNode):
 
     @classmethod
     def execute(cls, reward, name) -> io.NodeOutput:
-        saved = reward_files.save(reward, name)
+        saved = reward_files.save(prepared(reward), name)
         return io.NodeOutput(saved, ui={"text": (f"Saved as {saved}",)})
 
 
@@ -225,7 +225,7 @@ class FeedbackCombineRewards(io.ComfyNode):
 
     @classmethod
     def execute(cls, rewards, weights="1") -> io.NodeOutput:
-        parts = [reward for reward in rewards.values() if reward is not None]
+        parts = [prepared(reward) for reward in rewards.values() if reward is not None]
         return io.NodeOutput(CombinedReward(parts, parse_weights(weights, len(parts))))
 
 

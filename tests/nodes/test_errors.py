@@ -18,6 +18,7 @@ import torch
 from feedback_loop.feedback.records import Feedback
 from feedback_loop.feedback.rewards.base import Reward
 from feedback_loop.feedback.rewards.colour import ColourReward
+from feedback_loop.nodes import MODULES, compat
 from feedback_loop.tests.nodes import tiny_models
 
 NOTHING_RATED = Feedback(revision=0, collection="nobody rated this")
@@ -82,6 +83,11 @@ VALID: dict[str, tuple[str, dict[str, Any]]] = {
             "name": "feedback",
         },
     ),
+    "FeedbackTrainReward": ("rewards", {"feedback": NOTHING_RATED, "clip_vision": tiny_models.clip_vision}),
+    "FeedbackSaveReward": ("rewards", {"reward": brightness, "name": "bright"}),
+    "FeedbackLoadReward": ("rewards", {"name": "bright.safetensors"}),
+    "FeedbackCombineRewards": ("rewards", {"rewards": lambda: {"reward0": brightness()}, "weights": "1"}),
+    "FeedbackScoreImages": ("rewards", {"images": lambda: torch.zeros(2, 8, 8, 3), "reward": brightness}),
     "FeedbackDataset": ("dataset", {"collection": "", "raters": "", "axis": "overall", "min_ratings": 1}),
     "FeedbackCapture": ("capture", {"images": lambda: torch.zeros(1, 8, 8, 3), "collection": "default"}),
 }
@@ -117,7 +123,7 @@ CASES = [
     Case("FeedbackEvaluate", "checkpoint without CLIP", "no text encoder.*Connect", {"clip": None}),
     Case("FeedbackEvaluate", "VAE of another model", "Connect the VAE", {"vae": lambda: tiny_models.vae(1, 16)}),
     Case("FeedbackEvaluate", "checkpoint without VAE", "no VAE.*Load VAE", {"vae": None}),
-    Case("FeedbackEvaluate", "judge without answers", "no number for 1 of the 1.*another judge", {"judge": NotANumber}),
+    Case("FeedbackEvaluate", "judge without answers", "no number.*Look at its VAE", {"judge": NotANumber}),
     Case("FeedbackEvaluate", "picture for a judge", "no reward.*Connect", {"judge": lambda: torch.zeros(1)}),
     Case("FeedbackEvaluate", "B of another kind", "connect the CLIP that belongs", {"model_b": tiny_models.sdxl}),
     Case("FeedbackTrainLora", "nothing rated", "rate at least two"),
@@ -125,6 +131,22 @@ CASES = [
     Case("FeedbackTrainLora", "empty name", "no file name.*use letters", {"name": ""}),
     Case("FeedbackTrainLora", "VAE of another model", "Connect the VAE", {"vae": lambda: tiny_models.vae(1, 16)}),
     Case("FeedbackTrainLora", "checkpoint without VAE", "no VAE.*Load VAE", {"vae": None}),
+    Case("FeedbackTrainReward", "nothing rated", "too few.*give at least 8 ratings"),
+    Case("FeedbackTrainReward", "no image encoder", "no image encoder.*Load CLIP Vision", {"clip_vision": None}),
+    Case("FeedbackTrainReward", "picture for feedback", "no feedback.*Connect", {"feedback": lambda: torch.zeros(1)}),
+    Case("FeedbackSaveReward", "name without letters", "no name for a file.*use letters", {"name": "../.."}),
+    Case("FeedbackSaveReward", "reward that is no data", "cannot be saved", {"reward": NoGradient}),
+    Case("FeedbackSaveReward", "picture for a reward", "no reward.*Connect", {"reward": lambda: torch.zeros(1)}),
+    Case("FeedbackLoadReward", "file that is gone", "There is no reward.*save one", {"name": "gone.safetensors"}),
+    Case("FeedbackLoadReward", "file outside", "no reward|outside", {"name": "../../secret.safetensors"}),
+    Case("FeedbackCombineRewards", "nothing connected", "at least one reward.*connect", {"rewards": dict}),
+    Case("FeedbackCombineRewards", "words for weights", "numbers separated by commas", {"weights": "much, less"}),
+    Case("FeedbackCombineRewards", "weights without end", "between -1,000,000 and", {"weights": "1e30"}),
+    Case("FeedbackCombineRewards", "a weight too many", "2 weights for 1 reward.*take some away", {"weights": "1, 2"}),
+    Case("FeedbackCombineRewards", "picture for a reward", "no reward.*Connect", {"rewards": lambda: {"a": LATENTS}}),
+    Case("FeedbackScoreImages", "no picture", "at least one picture", {"images": lambda: torch.zeros(0, 8, 8, 3)}),
+    Case("FeedbackScoreImages", "picture for a reward", "no reward.*Connect", {"reward": lambda: torch.zeros(1)}),
+    Case("FeedbackScoreImages", "reward without answers", "no number.*Look at its VAE", {"reward": NotANumber}),
     Case("FeedbackDataset", "nothing rated", "Nothing was rated.*stars"),
     Case("FeedbackDataset", "collection that is not there", "no collection named .x.", {"collection": "x"}),
     Case("FeedbackCapture", "empty collection", "collection is empty.*Give it a name", {"collection": "  "}),
@@ -136,6 +158,15 @@ CASES = [
         {"latent": lambda: LATENTS},
     ),
 ]
+
+
+NOTHING_TO_GET_WRONG = {"FeedbackDemoModel", "FeedbackWatermarkPenalty", "FeedbackColorReward"}
+"""No sockets to connect, and settings that ComfyUI itself keeps within their limits."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def reward_folder() -> None:
+    compat.register_folders()
 
 
 def value(given: Any) -> Any:
@@ -158,3 +189,15 @@ def test_a_mistake_is_said_in_a_sentence_that_says_what_to_do(case: Case) -> Non
     assert said.rstrip(")").endswith(".") and len(said.split()) > 5, f"no sentence: {said}"
     assert "NoneType" not in said and "attribute" not in said, said
     assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+
+
+def test_every_node_of_the_pack_has_its_mistakes_tried() -> None:
+    modules = [import_module(f"feedback_loop.nodes.{name}") for name in MODULES]
+    nodes = {node.define_schema().node_id for module in modules for node in module.NODES}
+    assert {case.node for case in CASES} | NOTHING_TO_GET_WRONG == nodes
+
+
+@pytest.mark.parametrize("node", ["FeedbackRewardGuidance", "FeedbackScoreImages", "FeedbackSaveReward"])
+def test_the_inputs_that_the_mistakes_are_made_in_work_without_them(node: str) -> None:
+    """The negative control: no case fails for another reason than its own."""
+    run(node, {})

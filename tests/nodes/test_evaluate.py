@@ -151,11 +151,6 @@ def test_what_a_user_can_get_wrong_is_said_in_a_sentence(models: dict, changed: 
         run(models, **{name: value() if callable(value) else value for name, value in changed.items()})
 
 
-def test_a_judge_without_an_answer_is_said_in_a_sentence(models: dict) -> None:
-    with pytest.raises(ValueError, match="no number for 1 of the 2 pictures of MODEL b"):
-        evaluate.compare([0.0, 1.0], [0.0, float("nan")], ["x", "y"], (1.0, 1.0))
-
-
 def test_one_pair_gives_no_interval_and_the_figures_stay_json() -> None:
     result = evaluate.compare([0.0], [1.0], ["x"], (math.nan, math.nan))
     said = evaluate.verdict(result)

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from feedback_loop.feedback.rewards.base import Reward
 from feedback_loop.nodes import sampling
-from feedback_loop.nodes.examples import scores
 from feedback_loop.nodes.guidance import FeedbackRewardGuidance
+from feedback_loop.nodes.learning import measured
 from feedback_loop.nodes.policy import trainable
 from feedback_loop.tests.nodes import tiny_models
 
@@ -220,7 +220,7 @@ def test_after_a_reward_broke_the_run_every_stock_node_works_as_before(error, mo
 
 def test_a_judge_that_breaks_leaves_no_mode_behind(vae) -> None:
     with pytest.raises(RuntimeError, match="broken judge"):
-        scores(Failing(RuntimeError("broken judge")), torch.rand(2, 3, 64, 64), ["a", "b"])
+        measured(Failing(RuntimeError("broken judge")), torch.rand(2, 3, 64, 64), ["a", "b"])
     assert torch.is_inference_mode_enabled()
 
 
