@@ -14,7 +14,7 @@ import argparse
 import importlib.util
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def fonts() -> list[Path]:
     return sorted(found)
 
 
-def photographs(names: list[str]) -> list[np.ndarray]:
+def photographs(names: Sequence[str]) -> list[np.ndarray]:
     """Those of the pictures that are installed, (H,W,3) uint8."""
     folders = []
     for package, folder in (("skimage", "data"), ("sklearn", "datasets/images")):
@@ -178,10 +178,10 @@ trained on synthetic marks alone, laid by `training/overlays.py` on pictures wit
 `python demo/train_watermark.py`; that command wrote this page and `watermark.json`.
 
 Three families of marks were held out of training altogether (hollow letters, tiled emblems, round stamps), and so were
-the watermarks of the demo's drawn world, which other code draws. For each family {tested} pictures (by size) are scored
-marked and clean; a quarter carry a sign, a subtitle or a border, which are no watermarks. Opacity .15-.7: the
-faintest are hard to see for people too. AUROC is the chance that a marked picture scores above a clean one; the last column is the share
-of marks found when one clean picture in a hundred is accused.
+the watermarks of the demo's drawn world, which other code draws. For each family {tested} pictures
+(by size) are scored marked and clean; a quarter carry a sign, a subtitle or a border, which are no watermarks. Opacity
+.15-.7: the faintest are hard to see for people too. AUROC is the chance that a marked picture scores above a clean
+one; the last column is the share of marks found when one clean picture in a hundred is accused.
 
 """
 

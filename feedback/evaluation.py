@@ -74,9 +74,9 @@ def paired_difference(a: Numbers, b: Numbers, clusters: Sequence[Hashable] | Non
 
 
 def paired_win_rate(a: Numbers, b: Numbers, clusters: Sequence[Hashable] | None = None) -> Interval:
-    """Share of the pairs in which b is above a, ties half; (N,) each. Wilson's interval with the effective number of pairs.
+    """Share of the pairs in which b is above a, ties half; (N,) each. Wilson's interval.
 
-    Correlation within clusters makes pairs worth less: N / (variance of the clustered mean / that of independent ones).
+    Correlation within clusters makes pairs worth less: N divided by how much it inflates the variance of the mean.
     """
     first, second = _array(a), _array(b)
     if first.shape != second.shape:
@@ -90,7 +90,12 @@ def paired_win_rate(a: Numbers, b: Numbers, clusters: Sequence[Hashable] | None 
         groups = len(sums)
         if groups < 2:
             return Interval(rate, 0.0, 1.0)
-        inflated = groups / (groups - 1) * float(((sums - rate * counts) ** 2).sum()) / max(float(((wins - rate) ** 2).sum()), 1e-12)
+        inflated = (
+            groups
+            / (groups - 1)
+            * float(((sums - rate * counts) ** 2).sum())
+            / max(float(((wins - rate) ** 2).sum()), 1e-12)
+        )
         n = min(n, n / max(inflated, 1e-12))
     return wilson(rate * n, n)
 
@@ -118,7 +123,9 @@ def pair_accuracy(correct: Numbers, left: Sequence[Hashable], right: Sequence[Ha
     ends = [np.array([place[name] for name in side]) for side in (left, right)]
     clusters = len(place)
     both = ends[0] == ends[1]
-    hits = sum(np.bincount(end, right_ones, clusters) for end in ends) - np.bincount(ends[0], right_ones * both, clusters)
+    hits = sum(np.bincount(end, right_ones, clusters) for end in ends) - np.bincount(
+        ends[0], right_ones * both, clusters
+    )
     pairs = sum(np.bincount(end, minlength=clusters) for end in ends) - np.bincount(ends[0], both, clusters)
     value, rest = float(right_ones.mean()), len(right_ones) - pairs
     if clusters < 3 or (rest <= 0).any():

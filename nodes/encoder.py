@@ -40,7 +40,9 @@ class ClipVisionEncoder:
         self._clip = clip_vision
         self.id = encoder_id(clip_vision)
         patcher: comfy.model_patcher.ModelPatcher = clip_vision.patcher
-        self._network: Shared[nn.Module] = Shared(clip_vision.model, [clip_vision.model], patcher.load_device)
+        self._network: Shared[nn.Module] = Shared(
+            clip_vision.model, [clip_vision.model], patcher.load_device, prepare=keep_norms_inputs
+        )
 
     def __call__(self, images: Tensor) -> Tensor:
         device = self._clip.patcher.load_device
@@ -61,6 +63,17 @@ class ClipVisionEncoder:
         """ComfyUI's own record of the network, so that it is loaded and counted once."""
         return [self._clip.patcher]
 
+    def release(self) -> None:
+        """Lets go of the weights, so that ComfyUI can unload them."""
+        self._network.release()
+
+
+def keep_norms_inputs(network: nn.Module) -> None:
+    """ComfyUI's CLIP adds to the residual in place after a norm has saved it for the backward pass: give it a copy."""
+    for module in network.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.register_forward_pre_hook(lambda _, inputs: tuple(x.clone() for x in inputs))
+
 
 def _patch(clip_vision: Any) -> int:
     config = clip_vision.config
@@ -78,7 +91,9 @@ def preprocess(images: Tensor, clip_vision: Any) -> Tensor:
         mode = "bilinear"
     if images.shape[-2:] != (height, width):
         images = F.interpolate(images, size=(height, width), mode=mode, antialias=True)
-    mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (clip_vision.image_mean, clip_vision.image_std))
+    mean, std = (
+        images.new_tensor(values).view(1, 3, 1, 1) for values in (clip_vision.image_mean, clip_vision.image_std)
+    )
     return (images.clamp(0, 1) - mean) / std
 
 

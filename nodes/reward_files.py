@@ -59,7 +59,9 @@ def found(name: str) -> Path:
     """Where a reward of that name is. Raises RewardError when it is gone."""
     path = folder_paths.get_full_path(REWARDS_FOLDER, name)
     if path is None:
-        raise RewardError(f"There is no reward '{name[:80]}' in {folder()}: save one with Save reward, or choose another.")
+        raise RewardError(
+            f"There is no reward '{name[:80]}' in {folder()}: save one with Save reward, or choose another."
+        )
     return inside(Path(path))
 
 

@@ -57,9 +57,9 @@ class FeedbackTrainReward(io.ComfyNode):
     @classmethod
     def execute(cls, feedback, clip_vision, caution=1.0) -> io.NodeOutput:
         taste, report, text = learn_taste(store(), feedback, clip_vision, caution)
-        rows = {"this taste": tuple(report.held_out)}
+        rows: dict[str, tuple[float, float, float]] = {"this taste": report.held_out}
         if report.bound is not None:
-            rows["best possible"] = (report.bound,) * 3
+            rows["best possible"] = (report.bound, report.bound, report.bound)
         plot = interval_plot(rows, "Pairs of held-out pictures ranked as the rater did", reference=0.5)
         preview = ui.PreviewImage(plot, cls=cls).as_dict() | {"text": (text,)}
         return io.NodeOutput(taste, text, plot, report.held_out.value, ui=preview)

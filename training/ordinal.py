@@ -1,4 +1,4 @@
-"""One likelihood of stars and of choices, in a linear utility: cumulative logits and Bradley-Terry, with a Gaussian prior.
+"""One likelihood of stars and of choices: cumulative logits and Bradley-Terry in a linear utility, Gaussian prior.
 
 u = Z w. A rater with cut-points c gives level k with probability s(c_k - u) - s(c_{k-1} - u), s the logistic function
 (McCullagh 1980), and prefers i to j with probability s(u_i - u_j) (Bradley and Terry 1952); a tie is half of each. Both

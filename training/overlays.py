@@ -56,7 +56,7 @@ class Pen:
 
 
 def _blank(scale: float = 1.0) -> Image.Image:
-    return Image.new("L", (int(CANVAS * scale),) * 2)
+    return Image.new("L", (int(CANVAS * scale), int(CANVAS * scale)))
 
 
 def _turn(layer: Image.Image, degrees: float) -> Image.Image:
@@ -77,8 +77,8 @@ def _corner(pen: Pen, width: float, height: float) -> tuple[float, float]:
 def line_of_text(pen: Pen) -> Image.Image:
     """One line of text anywhere, at any angle."""
     layer = _blank(1.5)
-    middle = layer.width / 2 + pen.rng.uniform(-0.3, 0.3, 2) * CANVAS
-    pen.put(layer, *middle, pen.words(), pen.font(float(pen.rng.uniform(0.09, 0.24))))
+    x, y = layer.width / 2 + pen.rng.uniform(-0.3, 0.3, 2) * CANVAS
+    pen.put(layer, x, y, pen.words(), pen.font(float(pen.rng.uniform(0.09, 0.24))))
     return _turn(layer, float(pen.rng.normal(0, 25)))
 
 
@@ -140,7 +140,7 @@ def net(pen: Pen) -> Image.Image:
 
 def _logo(pen: Pen, side: float) -> Image.Image:
     """A random emblem: two or three overlaid rings, polygons and bars."""
-    rng, icon = pen.rng, Image.new("L", (max(12, int(side)),) * 2)
+    rng, icon = pen.rng, Image.new("L", (max(12, int(side)), max(12, int(side))))
     draw, s = ImageDraw.Draw(icon), icon.width
     for _ in range(int(rng.integers(1, 4))):
         fill = int(rng.choice([255, 0, 170], p=[0.6, 0.2, 0.2]))

@@ -21,11 +21,10 @@ from .overlays import TRAINED, Family, mark
 class Recipe:
     """Sizes and rates of one training run."""
 
-    steps: int = 1600
+    steps: int = 2000
     pairs: int = 20  # pictures a step, each once clean and once marked
     lr: float = 3e-3
     weight_decay: float = 0.02
-    marks: int = 5000  # masks drawn beforehand, for each size
     cell_weight: float = 0.5  # of the loss on where the mark is
     seed: int = 0
 
@@ -71,9 +70,9 @@ def _worn(cover: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(_some(n, 0.33, generator) > 0, cover * kept, cover)
 
 
-def apply_marks(pictures: Tensor, cover: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """pictures (N,3,S,S), cover (N,1,S,S), both in 0..1 -> marked pictures and the weight that was laid on, (N,1,S,S)."""
-    weight = _worn(cover, generator) * _uniform(len(pictures), 0.15, 0.7, generator)
+def apply_marks(pictures: Tensor, cover: Tensor, faintest: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """pictures (N,3,S,S), cover (N,1,S,S), both in 0..1 -> marked pictures and the opacity laid on, (N,1,S,S)."""
+    weight = _worn(cover, generator) * _uniform(len(pictures), faintest, 0.7, generator)
     return pictures + (_inks(pictures, generator) - pictures) * weight, weight
 
 
@@ -88,22 +87,22 @@ def _blurred(images: Tensor, sigma: Tensor) -> Tensor:
     return F.conv2d(flat, kernel.view(n * channels, 1, 13, 1), groups=n * channels).view(n, channels, size, size)
 
 
-def look_denoised(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Makes about half of the pictures look like clean images predicted from noise: blurred, mixed, patchy, noisy.
+def look_denoised(images: Tensor, amount: float, generator: torch.Generator) -> Tensor:
+    """Makes half (at amount 1) of the pictures look like clean images predicted from noise: blurred, mixed, noisy.
 
     A penalty is asked about such pictures while sampling; a detector that never saw them answers at random there, and
     its gradient paints patterns instead of removing them.
     """
     n, size = len(images), images.shape[-1]
     other = images[torch.randperm(n, generator=generator)]
-    share = _some(n, 0.2, generator) * _uniform(n, 0.05, 0.35, generator)
+    share = _some(n, 0.2 * amount, generator) * _uniform(n, 0.05, 0.35, generator)
     mixed = images * (1 - share) + other.flip(3) * share
     blurred = _blurred(mixed, _uniform(n, 0.4, 2.6, generator) * size / 64)
-    images = torch.where(_some(n, 0.45, generator) > 0, blurred, mixed)
+    images = torch.where(_some(n, 0.45 * amount, generator) > 0, blurred, mixed)
     coarse = torch.randn(n, 3, size // 8, size // 8, generator=generator)
     patches = F.interpolate(coarse, size=(size, size), mode="bicubic") * _uniform(n, 0, 0.12, generator)
     grain = torch.randn(images.shape, generator=generator) * _uniform(n, 0, 0.05, generator)
-    return images + patches * _some(n, 0.3, generator) + grain * _some(n, 0.4, generator)
+    return images + patches * _some(n, 0.3 * amount, generator) + grain * _some(n, 0.4 * amount, generator)
 
 
 def recompressed(images: Tensor, rng: np.random.Generator, chance: float = 0.25) -> Tensor:
@@ -130,18 +129,26 @@ def _tensor(pictures: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 255
 
 
-def batch(pool: Pool, pairs: int, rng: np.random.Generator, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Clean and marked versions of `pairs` pictures: images (2N,3,S,S), and the mark's weight in each, (2N,1,S,S)."""
+def batch(
+    pool: Pool, pairs: int, hardness: float, rng: np.random.Generator, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Clean and marked versions of `pairs` pictures: images (2N,3,S,S), and the mark's opacity in each, (2N,1,S,S).
+
+    hardness 0: plain marks on sharp pictures; 1: down to opacity .15, and half of the pictures as predicted from noise.
+    A detector that starts with hard ones does not leave chance for many hundred steps.
+    """
     clean = _tensor(pool.pictures[rng.integers(len(pool.pictures), size=pairs)])
     if rng.random() < 0.5:
         clean = clean.flip(3)
     clean = (clean * _uniform(pairs, 0.7, 1.3, generator) + _uniform(pairs, -0.15, 0.15, generator)).clamp(0, 1)
     cover = torch.from_numpy(pool.marks[rng.integers(len(pool.marks), size=pairs)])[:, None].float() / 255
-    marked, weight = apply_marks(clean, cover, generator)
+    if rng.random() < 0.3:
+        cover = cover.roll(tuple(rng.integers(0, cover.shape[-1], 2)), dims=(2, 3))
+    marked, weight = apply_marks(clean, cover, 0.45 - 0.3 * hardness, generator)
     both = torch.cat([torch.cat([clean, marked]), torch.cat([torch.zeros_like(weight), weight])], dim=1)
     if rng.random() < 0.6:
         both = _resampled(both, rng)
-    images = recompressed(look_denoised(both[:, :3], generator), rng).clamp(0, 1)
+    images = recompressed(look_denoised(both[:, :3], hardness, generator), rng, 0.25 * hardness).clamp(0, 1)
     return images, both[:, 3:]
 
 
@@ -162,7 +169,7 @@ def train(
     """pools: (share of the steps, pool), one for each size of picture; larger ones take smaller batches. Seeded."""
     torch.manual_seed(recipe.seed)
     generator, rng = torch.Generator().manual_seed(recipe.seed), np.random.default_rng(recipe.seed)
-    detector = Detector().to(memory_format=torch.channels_last)  # a quarter faster on a CPU
+    detector = Detector().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # faster on a CPU
     optimiser = torch.optim.AdamW(detector.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.lr, total_steps=recipe.steps, pct_start=0.15)
     shares = np.array([share for share, _ in pools])
@@ -172,7 +179,7 @@ def train(
     for step in range(recipe.steps):
         pool = pools[rng.choice(len(pools), p=shares / shares.sum())][1]
         pairs = max(6, recipe.pairs * 64**2 // pool.pictures.shape[1] ** 2)
-        images, weight = batch(pool, pairs, rng, generator)
+        images, weight = batch(pool, pairs, min(1.0, 2 * step / recipe.steps), rng, generator)
         value = loss(detector, images.contiguous(memory_format=torch.channels_last), weight, recipe.cell_weight)
         optimiser.zero_grad()
         value.backward()
@@ -180,7 +187,7 @@ def train(
         optimiser.step()
         schedule.step()
         average.update_parameters(detector)
-        on_step(step, float(value))
+        on_step(step, value.item())
     trained = average.module
     assert isinstance(trained, Detector)
     return trained.eval().requires_grad_(False)

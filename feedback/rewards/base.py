@@ -57,9 +57,13 @@ class Reward(ABC):
     def __call__(self, images: Tensor, prompts: Sequence[str] | None = None) -> Tensor:
         """images: (B,3,H,W) in 0..1, any float type -> (B,) fp32. Raises RewardError for another shape."""
         if images.ndim != 4 or images.shape[1] != 3:
-            raise RewardError(f"A reward takes RGB pictures of shape (B,3,H,W), but it was given {tuple(images.shape)}.")
+            raise RewardError(
+                f"A reward takes RGB pictures of shape (B,3,H,W), but it was given {tuple(images.shape)}."
+            )
         if prompts is not None and len(prompts) != len(images):
-            raise RewardError(f"There are {len(images)} pictures but {len(prompts)} prompts; give one prompt a picture.")
+            raise RewardError(
+                f"There are {len(images)} pictures but {len(prompts)} prompts; give one prompt a picture."
+            )
         # fp32 because gradients of log-odds and of z-scored features underflow in half precision
         with torch.autocast(images.device.type, enabled=False):
             images = images.float()

@@ -37,7 +37,7 @@ def contrast(images: Tensor) -> Tensor:
 
 
 def saturation(images: Tensor) -> Tensor:
-    """Mean chroma (largest channel less smallest): 0 grey, 1 pure colours. HSV's ratio has no slope to trust in the dark."""
+    """Mean chroma (largest channel less smallest): 0 grey, 1 pure colours. HSV's ratio jumps in the dark."""
     return (images.amax(dim=1) - images.amin(dim=1)).mean(dim=(1, 2))
 
 

@@ -1,4 +1,4 @@
-"""Rewards on disk: one safetensors file with the weights and, as JSON in its header, what they are. Nothing is executed."""
+"""Rewards on disk: one safetensors file with the weights and, as JSON in its header, what they are."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def read_header(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})[HEADER])
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise RewardError(f"{path.name} holds no reward of Feedback Loop. Choose a file that Save reward wrote.") from error
+        raise RewardError(
+            f"{path.name} holds no reward of Feedback Loop. Choose a file that Save reward wrote."
+        ) from error
     if not isinstance(header, dict) or header.get("format") != FORMAT or header.get("kind") not in KINDS:
         raise RewardError(f"{path.name} was written by another version of Feedback Loop: update the pack.")
     return header

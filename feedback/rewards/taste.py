@@ -55,7 +55,12 @@ class TasteReward(Reward):
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         encoder = self.encoders[0].id
-        return dict(self._tensors), {"encoder": encoder, "caution": self.caution, "facts": self.facts, "name": self.name}
+        return dict(self._tensors), {
+            "encoder": encoder,
+            "caution": self.caution,
+            "facts": self.facts,
+            "name": self.name,
+        }
 
     @classmethod
     def from_state(

@@ -1,4 +1,4 @@
-"""A penalty on visible watermarks: the log-odds of a small detector, with the gradient saturated where there is none."""
+"""A penalty on visible watermarks: the log-odds of a small detector, flat where there is none."""
 
 from __future__ import annotations
 
@@ -24,34 +24,37 @@ def _conv(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential
 
 
 class _Residual(nn.Module):
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, depth: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            _conv(channels, channels), nn.Conv2d(channels, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels)
-        )
+        before = [_conv(channels, channels) for _ in range(depth - 1)]
+        last = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.body = nn.Sequential(*before, last, nn.BatchNorm2d(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.silu(x + self.body(x))
 
 
 class Detector(nn.Module):
-    """Convolutions of about 146k parameters; one logit a picture, and one for each cell of 8x8 pixels.
+    """Convolutions of 133k parameters; one logit a picture, and one for each cell of 8x8 pixels.
 
-    The picture's logit reads the features where the cells see a mark most, beside their mean, so that a mark in one
-    corner is not averaged away.
+    Pixels are first folded into channels two by two: nothing of a thin stroke is lost, at half the cost of a layer at
+    full resolution. The picture's logit reads the features where the cells see a mark most, beside their mean, so that
+    a mark in one corner is not averaged away.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            _conv(3, 16), _conv(16, 32, 2), _Residual(32), _conv(32, 48, 2), _Residual(48), _conv(48, 64, 2), _conv(64, 64)
-        )
+            nn.PixelUnshuffle(2), _conv(12, 32), _Residual(32, 1), _conv(32, 48, 2), _Residual(48, 2), _conv(48, 64, 2),
+            _conv(64, 64),
+        )  # fmt: skip
         self.cell = nn.Conv2d(64, 1, 1)
         self.head = nn.Linear(128, 1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B,3,H,W) in 0..1, H and W at least 64 -> logits (B,) and cell logits (B,H/8,W/8)."""
-        features = self.features((images - 0.5) / 0.25)
+        even = images[..., : images.shape[-2] // 2 * 2, : images.shape[-1] // 2 * 2]
+        features = self.features((even - 0.5) / 0.25)
         cells = self.cell(features)[:, 0]
         attention = cells.flatten(1).softmax(dim=1)
         flat = features.flatten(2)
