@@ -7,7 +7,7 @@ made there, weights included, cannot take part in a backward pass.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any, Generic, TypeVar
@@ -53,7 +53,8 @@ class Shared(Generic[T]):
     """`root` as a graph needs it: a copy that shares the weights of `networks` (see `alias`) and owns all else.
 
     Calling gives the copy, made again whenever ComfyUI has moved or replaced a weight in between. instead: what the
-    copy holds in place of objects inside root, by their id. `release` lets go of the weights' memory.
+    copy holds in place of objects inside root, by their id. prepare: called with each new copy. `release` lets go of
+    the weights' memory.
     """
 
     def __init__(
@@ -62,7 +63,9 @@ class Shared(Generic[T]):
         networks: Sequence[nn.Module],
         device: torch.device | None = None,
         instead: Mapping[int, Any] | None = None,
+        prepare: Callable[[T], None] | None = None,
     ) -> None:
+        self._prepare = prepare
         self._root, self._networks, self._device, self._instead = root, list(networks), device, dict(instead or {})
         self._copy: T | None = None
         self._places: list[tuple[int, int]] = []
@@ -72,6 +75,8 @@ class Shared(Generic[T]):
         if self._copy is None or places != self._places:
             self._copy = _copied(self._root, self._networks, self._device, self._instead)
             self._places = places
+            if self._prepare is not None:
+                self._prepare(self._copy)
         return self._copy
 
     def release(self) -> None:
@@ -163,9 +168,15 @@ class _ManagedEncoder:
         return []
 
 
+def encoders_of(reward: Reward) -> list[Encoder]:
+    """Every encoder object in a reward and the rewards it is made of, also several for one network."""
+    parts = getattr(reward, "parts", ())
+    return [*reward.encoders, *(encoder for part in parts for encoder in encoders_of(part))]
+
+
 def normal_reward(reward: Reward) -> Shared[Reward]:
     """The reward in normal tensors; its encoders, which nodes make from ComfyUI's own models, see to theirs."""
-    encoders = {id(encoder): _ManagedEncoder(encoder) for encoder in reward.encoders}
+    encoders = {id(encoder): _ManagedEncoder(encoder) for encoder in encoders_of(reward)}
     theirs = {id(network) for encoder in reward.encoders for network in encoder.networks()}
     own = [network for network in reward.networks() if id(network) not in theirs]
     return Shared(reward, own, comfy.model_management.vae_device(), instead=encoders)

@@ -21,12 +21,14 @@ from .decoder import SIZES, Decoder, check_pictures, decoder_of
 from .denoiser import (
     Shared,
     WrongConnectionError,
+    encoders_of,
     gradients,
     normal_reward,
     patchers_of,
     process_of,
     process_of_sampling,
 )
+from .encoder import ClipVisionEncoder
 
 KEY = "feedback_loop_guidance"
 
@@ -63,6 +65,9 @@ class Pull:
     def release(self) -> None:
         self.normal.release()
         self.decoder.release()
+        for encoder in encoders_of(self.reward):
+            if isinstance(encoder, ClipVisionEncoder):
+                encoder.release()
 
 
 @dataclass(frozen=True, eq=False)

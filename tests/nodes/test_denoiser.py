@@ -18,6 +18,8 @@ from torch import nn
 
 from feedback_loop.diffusion.process import Process
 from feedback_loop.feedback.rewards.base import Reward
+from feedback_loop.feedback.rewards.combine import CombinedReward
+from feedback_loop.feedback.rewards.taste import TasteReward
 from feedback_loop.feedback.rewards.watermark import Detector, WatermarkPenalty
 from feedback_loop.nodes.decoder import check_pictures, decoder_of
 from feedback_loop.nodes.denoiser import (
@@ -30,6 +32,7 @@ from feedback_loop.nodes.denoiser import (
     process_of,
     process_of_sampling,
 )
+from feedback_loop.nodes.encoder import encoder_from
 from feedback_loop.tests.nodes import tiny_models
 
 
@@ -158,6 +161,38 @@ def test_an_encoder_brings_its_own_place_in_memory_and_is_not_moved_by_the_rewar
     assert normal.networks() == []
     images = torch.rand(2, 3, 8, 8)
     assert torch.equal(normal(images), taste(images))
+
+
+def tastes(clip_vision, count):
+    """Tastes with random weights, each with an encoder object of its own, as separate nodes make them."""
+    made = []
+    for seed in range(count):
+        encoder = encoder_from(clip_vision)
+        width = encoder(torch.rand(1, 3, 32, 32)).shape[1]
+        weight = torch.randn(width, generator=torch.Generator().manual_seed(seed))
+        zero, one = torch.zeros(width), torch.ones(width)
+        made.append(
+            TasteReward(encoder, {"centre": zero, "scale": one, "weight": weight, "root": torch.zeros(width, 1)})
+        )
+    return made
+
+
+def test_a_combination_of_tastes_has_the_gradient_of_finite_differences_through_comfyuis_clip(inference_mode):
+    """Two encoder objects for one CLIP_VISION: neither it nor its place in memory management is copied."""
+    clip_vision = tiny_models.clip_vision()
+    combined = CombinedReward(tastes(clip_vision, 2), [1.0, 0.5])
+    assert patchers_of(combined) == [clip_vision.patcher]
+    normal = normal_reward(combined)()
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(4)) * 0.6 + 0.2
+    torch.testing.assert_close(normal(images), combined(images))
+    assert normal.networks() == [] and all(part.networks() == [] for part in normal.parts)
+    with gradients():
+        leaf = images.clone().requires_grad_()
+        slope = torch.autograd.grad(normal(leaf).sum(), leaf)[0]
+    direction = torch.randn(images.shape, generator=torch.Generator().manual_seed(5))
+    ahead, behind = (combined(images + step * direction).sum().item() for step in (0.003, -0.003))
+    along = (slope * direction).sum().item()
+    assert along == pytest.approx((ahead - behind) / 0.006, abs=0.02 * slope.norm().item())
 
 
 @pytest.mark.parametrize(

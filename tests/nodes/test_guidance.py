@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from feedback_loop.feedback.rewards.base import Reward
+from feedback_loop.feedback.rewards.taste import TasteReward
 from feedback_loop.feedback.rewards.watermark import Detector, WatermarkPenalty
 from feedback_loop.guidance.gradient import LATENT, GuidanceError
 from feedback_loop.nodes.denoiser import WrongConnectionError, process_of
+from feedback_loop.nodes.encoder import encoder_from
 from feedback_loop.nodes.guidance import FeedbackRewardGuidance, RewardGuidance, latent_mask, pictures_at_once
 from feedback_loop.tests.nodes import tiny_models
 
@@ -294,10 +296,14 @@ def test_memory_for_the_graph_is_planned_beside_the_models_own(monkeypatch, infe
 
 def test_after_a_run_no_copy_holds_on_to_the_weights(inference_mode):
     """An alias would keep the VAE's memory taken on the GPU after ComfyUI has unloaded it."""
-    model = guide(tiny_models.sd15(), WatermarkPenalty(detector=Detector().eval()))
+    vision = encoder_from(tiny_models.clip_vision())
+    width = vision(torch.rand(1, 3, 32, 32)).shape[1]
+    parts = {"centre": torch.zeros(width), "scale": torch.ones(width), "weight": torch.ones(width)}
+    taste = TasteReward(vision, parts | {"root": torch.zeros(width, 1)})
+    model = guide(guide(tiny_models.sd15(), WatermarkPenalty(detector=Detector().eval())), taste)
     sample(model)
-    pull = hooks(model)[0].pulls[0]
-    assert pull.normal._copy is None and pull.decoder._network._copy is None
+    copies = [copy for pull in hooks(model)[0].pulls for copy in (pull.normal, pull.decoder._network)]
+    assert all(copy._copy is None for copy in [*copies, vision._network])
 
 
 def test_progress_is_that_of_the_plain_run(monkeypatch, inference_mode):
