@@ -6,6 +6,7 @@ because a transaction that reads first and writes later fails when another write
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -78,6 +79,8 @@ class Database:
         self._reader = sqlite_engine(self.url, "BEGIN")
         self._writer = sqlite_engine(self.url, "BEGIN IMMEDIATE")
         self.read_only = _open(self._writer, self.url, migrations)
+        self._path = Path(str(self.url.database))
+        self._file = self._path.stat()
         self._waiting: SimpleQueue[tuple[Callable[[Connection], Any], Future[Any]]] = SimpleQueue()
         self._thread = ThreadPoolExecutor(1, "feedback-writer")
 
@@ -94,11 +97,20 @@ class Database:
         """
         if self.read_only is not None:
             raise DatabaseReadOnly(self.read_only)
+        self._check_file()
         future: Future[T] = Future()
         self._waiting.put((change, future))
         self._thread.submit(self._write_waiting)
         with self._usable("written"):
             return future.result()
+
+    def _check_file(self) -> None:
+        """A removed file can still be written to, but what is written goes with it."""
+        if not self._path.exists() or not os.path.samestat(self._path.stat(), self._file):
+            raise DatabaseUnusable(
+                f"The feedback database {self._path} was removed or replaced while it was open, so nothing is written. "
+                "Put it back, or restart ComfyUI to go on with what is there now."
+            )
 
     @contextmanager
     def _usable(self, done: str) -> Iterator[None]:

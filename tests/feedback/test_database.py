@@ -250,6 +250,21 @@ def test_a_full_disk_is_told_in_a_sentence_loses_nothing_and_is_over_when_there_
     assert sorted(rating_ids(store)) == sorted(before)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="an open file can't be removed")
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_database_that_was_removed_while_open_takes_nothing_that_would_be_lost(
+    store: FeedbackStore, image: str, tmp_path: Path, replaced: bool
+):
+    file = tmp_path / "feedback.sqlite3"
+    file.rename(tmp_path / "moved.sqlite3")
+    if replaced:
+        shutil.copyfile(tmp_path / "moved.sqlite3", file)
+    with pytest.raises(DatabaseUnusable, match="removed or replaced"):
+        store.add_rating(Rating(image, 1, "me"))
+    (tmp_path / "moved.sqlite3").replace(file)
+    assert [store.add_rating(Rating(image, 1, "me"))] == rating_ids(store)
+
+
 def test_closing_finishes_what_was_asked_for(open_store: Callable[[], FeedbackStore]):
     store = open_store()
     image = store.add_image(picture(), Generation(), "c")
