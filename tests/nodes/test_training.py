@@ -1,0 +1,279 @@
+"""FeedbackTrainLora on ComfyUI's own model classes, in the inference mode that ComfyUI runs prompts in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+import numpy as np
+import pytest
+import torch
+from nodes import LoraLoader, LoraLoaderModelOnly
+from safetensors import safe_open
+from torch import Tensor
+
+from feedback_loop.feedback.records import Generation, Rating
+from feedback_loop.feedback.rewards.base import Reward
+from feedback_loop.feedback.store import FeedbackStore
+from feedback_loop.nodes import examples, training
+from feedback_loop.nodes.denoiser import WrongConnectionError
+from feedback_loop.tests.nodes import tiny_models
+from feedback_loop.training import lora_files, runs
+from feedback_loop.training.loop import DivergedError
+from feedback_loop.training.sources import NoPreferenceError
+
+SFT = {"objective": "SFT", "tau": 1.0}
+NFT = {"objective": "NFT", "beta": 1.0, "kl": 1e-3}
+ONLY_RATED = {"pictures": training.ONLY_RATED}
+PROMPTS = ("a red circle", "a blue square", "two green stars, large")
+
+
+class Brightness(Reward):
+    name = "brightness"
+
+    def score(self, images: Tensor, prompts: Any, embed: Any) -> Tensor:
+        return images.mean(dim=(1, 2, 3))
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FeedbackStore]:
+    """A store of its own for each test, and LoRAs and runs of its own folders."""
+    opened = FeedbackStore(f"sqlite:///{tmp_path / 'feedback.sqlite3'}", tmp_path / "media")
+    monkeypatch.setattr(training, "store", lambda: opened)
+    monkeypatch.setattr(training, "data_directory", lambda: tmp_path)
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(tmp_path / "loras")], {".safetensors"}))
+    (tmp_path / "loras").mkdir()
+    yield opened
+    opened.close()
+
+
+def rate(kept: FeedbackStore, stars: list[int], sizes: tuple[tuple[int, int], ...] = ((64, 64),)) -> None:
+    """One picture for each of `stars`, of the prompts and (height, width) in turn."""
+    rng = np.random.default_rng(0)
+    for index, star in enumerate(stars):
+        pixels = rng.integers(0, 255, (*sizes[index % len(sizes)], 3), dtype=np.uint8)
+        generation = Generation(prompt=PROMPTS[index % len(PROMPTS)], seed=str(index))
+        image = kept.add_image(pixels, generation, "tests")
+        kept.add_rating(Rating(image, star, "ann"))
+
+
+def run(kept: FeedbackStore, model: Any, **changes: Any) -> Any:
+    settings = {"objective": SFT, "pictures": ONLY_RATED, "steps": 3, "learning_rate": 1e-3, "batch": 4, "rank": 4}
+    settings |= {"seed": 1, "name": "mine", "clip": tiny_models.clip(), "vae": tiny_models.vae()} | changes
+    with torch.inference_mode():
+        return training.FeedbackTrainLora.execute(model=model, feedback=kept.feedback(), **settings)
+
+
+def weights(model: Any) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in model.model.state_dict().items()}
+
+
+def test_ratings_become_a_lora_file_that_the_stock_loader_takes(kept: FeedbackStore, caplog: Any) -> None:
+    """Five pictures, three steps; the file on disk, the LORA_MODEL output and the MODEL output are the same LoRA."""
+    rate(kept, [1, 5, 2, 4, 3])
+    model = tiny_models.sd15()
+    before = weights(model)
+    lora, losses, trained = run(kept, model).args
+    with torch.inference_mode():
+        loaded = LoraLoaderModelOnly().load_lora_model_only(model, "mine_00001.safetensors", 1.0)[0]
+    assert not [r for r in caplog.records if "NOT LOADED" in r.message or "not loaded" in r.message]
+    assert len(losses["loss"]) == 3
+    assert loaded.patches.keys() == trained.patches.keys()
+    assert any(bool(value.any()) for key, value in lora.items() if key.endswith("lora_up.weight"))
+    after = weights(model)
+    assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+    assert comfy.model_management.in_training is False
+
+
+def lora_files_of(kept_in: Path) -> list[str]:
+    return sorted(path.name for path in (kept_in / "loras").iterdir())
+
+
+def cancel_after(step: int) -> Any:
+    """A progress hook that does what the Cancel button does once `step` is shown."""
+
+    def hook(value: int, total: int, preview: Any = None, **rest: Any) -> None:
+        if value == step:
+            comfy.model_management.interrupt_current_processing(True)
+
+    return hook
+
+
+def test_cancelling_finishes_the_step_and_keeps_what_was_learned(kept: FeedbackStore, tmp_path: Path) -> None:
+    """Cancelled while step 2 is shown: the third step is finished, its LoRA is on disk and loads."""
+    rate(kept, [1, 5, 2, 4])
+    model = tiny_models.sd15()
+    comfy.utils.set_progress_bar_global_hook(cancel_after(2))
+    try:
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            run(kept, model, steps=50)
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+        comfy.model_management.interrupt_current_processing(False)
+    assert lora_files_of(tmp_path) == ["mine_00001_stopped_at_3.safetensors"]
+    with torch.inference_mode():
+        loaded = LoraLoaderModelOnly().load_lora_model_only(model, "mine_00001_stopped_at_3.safetensors", 1.0)[0]
+    assert loaded.patches
+    assert not comfy.model_management.in_training
+    run(kept, model)
+    assert "mine_00001.safetensors" in lora_files_of(tmp_path)
+
+
+def test_a_run_that_diverges_says_so_and_keeps_the_last_good_lora(kept: FeedbackStore, tmp_path: Path) -> None:
+    """At learning rate 1e30 the second step's weights are no numbers any more."""
+    rate(kept, [1, 5, 2, 4])
+    with pytest.raises(DivergedError, match="lower learning rate"):
+        run(kept, tiny_models.sd15(), steps=50, learning_rate=1e30)
+    assert len(lora_files_of(tmp_path)) <= 1
+
+
+def test_checkpoints_are_kept_in_long_runs(kept: FeedbackStore, tmp_path: Path, monkeypatch: Any) -> None:
+    """Every two steps of five: steps 2 and 4, each a LoRA that is whole."""
+    rate(kept, [1, 5, 2, 4])
+    monkeypatch.setattr(training, "Run", lambda folder: runs.Run(folder, every_steps=2))
+    run(kept, tiny_models.sd15(), steps=5)
+    checkpoints = runs.Run(tmp_path / "runs" / "mine_00001").checkpoints()
+    assert [path.name for path in checkpoints] == ["step-000002", "step-000004"]
+    _, tensors, about = runs.load(checkpoints[-1])
+    assert lora_files.from_tensors(tensors["lora"]) and about["objective"] == "SFT"
+
+
+def test_the_same_seed_gives_the_same_lora_and_another_gives_another(kept: FeedbackStore, tmp_path: Path) -> None:
+    rate(kept, [1, 5, 2, 4])
+    loras = [run(kept, tiny_models.sd15(), seed=seed).args[0] for seed in (1, 1, 2)]
+    assert all(torch.equal(loras[0][key], loras[1][key]) for key in loras[0])
+    assert not all(torch.equal(loras[0][key], loras[2][key]) for key in loras[0])
+    assert lora_files_of(tmp_path) == [f"mine_0000{n}.safetensors" for n in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+def test_both_objectives_train_on_pictures_of_several_sizes(kept: FeedbackStore, kind: str) -> None:
+    """SDXL with its own two text encoders: each prompt brings its pooled text, each picture its size."""
+    rate(kept, [1, 5, 2, 4, 3, 5], sizes=((64, 64), (64, 96), (128, 64)))
+    clip = {"sd15": tiny_models.clip, "sdxl": tiny_models.sdxl_clip}[kind]()
+    for objective in (SFT, NFT):
+        output = run(kept, tiny_models.MODELS[kind](), clip=clip, objective=objective)
+        assert len(output.args[1]["loss"]) == 3
+        assert any(bool(v.any()) for key, v in output.args[0].items() if key.endswith("lora_up.weight"))
+
+
+def test_more_pictures_of_the_same_prompts_are_made_and_scored(kept: FeedbackStore) -> None:
+    """Five pictures of the three prompts in turn at the size of the rated ones, with different seeds."""
+    rate(kept, [1, 5, 2, 4])
+    model, vae, clip = tiny_models.sd15(), tiny_models.vae(), tiny_models.clip()
+    with torch.inference_mode():
+        like = examples.rated_pictures(kept, kept.feedback())
+        conds = examples.encode_prompts(clip, like.prompts)
+        how = examples.Sampling(2, 2.0, "euler", "normal", seed=3)
+        more = examples.scored_pictures(model, vae, conds, like, Brightness(), 5, how)
+    assert more.prompts == [*PROMPTS, *PROMPTS[:2]]
+    assert [tuple(image.shape) for image in more.images] == [(64, 64, 3)] * 5
+    assert more.scores == pytest.approx([image.mean().item() for image in more.images], rel=1e-5)
+    assert not torch.equal(more.images[0], more.images[3])
+
+
+def test_the_node_trains_on_rated_and_scored_pictures_together(kept: FeedbackStore) -> None:
+    rate(kept, [1, 5, 2, 4])
+    more = {"pictures": training.MORE, "reward": Brightness(), "count": 6, "sampling_steps": 2, "cfg": 2.0}
+    more |= {"sampler_name": "euler", "scheduler": "normal"}
+    output = run(kept, tiny_models.sd15(), pictures=more)
+    assert "on 10 pictures" in output.ui["text"][0]
+
+
+def test_each_source_of_scores_is_standardised_by_itself() -> None:
+    """Stars in 0..1 and a reward in thousands: each becomes -1, 1, so w = e^-1 and e."""
+    stars = examples.Pictures([torch.zeros(8, 8, 3)] * 2, ["a", "b"], [0.2, 0.8])
+    reward = examples.Pictures([torch.zeros(8, 8, 3)] * 2, ["a", "b"], [5000.0, 1000.0])
+    made = examples.examples([stars, reward], [torch.zeros(4, 1, 1)] * 4, training.Sft())
+    assert [e.label for e in made] == pytest.approx([0.36788, 2.71828, 2.71828, 0.36788], rel=1e-4)
+
+
+def test_several_raters_of_a_picture_count_as_their_mean(kept: FeedbackStore) -> None:
+    """Stars 1 and 4 of five are 0 and .75 of the scale: .375."""
+    rate(kept, [1, 5])
+    first = kept.rated(kept.feedback())[0].image_id
+    kept.add_rating(Rating(first, 4, "bob"))
+    pictures = examples.rated_pictures(kept, kept.feedback())
+    assert sorted(pictures.scores) == pytest.approx([0.375, 1.0])
+
+
+def test_latents_are_the_vaes_in_the_models_own_scale_and_order(kept: FeedbackStore) -> None:
+    """Sizes alternate, so that pictures are encoded in another order than they come back."""
+    rate(kept, [1, 2, 3, 4], sizes=((64, 64), (64, 96)))
+    model, vae = tiny_models.sd15(), tiny_models.vae()
+    with torch.inference_mode():
+        pictures = examples.rated_pictures(kept, kept.feedback())
+        latents = examples.encode_pictures(model, vae, pictures.images)
+        for image, latent in zip(pictures.images, latents, strict=True):
+            expected = model.model.process_latent_in(vae.encode(image[None]))[0]
+            assert torch.allclose(latent, expected, atol=1e-5)
+    assert not any(latent.is_inference() for latent in latents)
+
+
+@pytest.mark.parametrize(
+    ("changes", "stars", "error", "sentence"),
+    [
+        ({}, [3, 3, 3], NoPreferenceError, "All 3 ratings are the same"),
+        ({}, [], NoPreferenceError, "There are 0 rated pictures with a known prompt"),
+        ({"name": "../../evil"}, [1, 5], ValueError, "is no file name"),
+        ({"name": ""}, [1, 5], ValueError, "is no file name"),
+        ({"vae": "other"}, [1, 5], WrongConnectionError, "latents of 16 channels, but the model's have 4"),
+        ({"clip": "other"}, [1, 5], WrongConnectionError, "64 numbers wide, but this MODEL reads 32"),
+        ({"clip": None}, [1, 5], WrongConnectionError, "no text encoder"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_sentence(
+    kept: FeedbackStore,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    stars: list[int],
+    error: type[Exception],
+    sentence: str,
+) -> None:
+    rate(kept, stars)
+    other = {"vae": lambda: tiny_models.vae(channels=16), "clip": tiny_models.sdxl_clip}
+    changes = {key: other[key]() if value == "other" else value for key, value in changes.items()}
+    with pytest.raises(error, match=sentence):
+        run(kept, tiny_models.sd15(), **changes)
+    assert lora_files_of(tmp_path) == []
+
+
+def test_pictures_whose_prompt_nobody_knows_are_left_out(kept: FeedbackStore) -> None:
+    rate(kept, [1, 5])
+    image = kept.add_image(np.zeros((64, 64, 3), dtype=np.uint8), Generation(), "tests")
+    kept.add_rating(Rating(image, 3, "ann"))
+    assert len(examples.rated_pictures(kept, kept.feedback()).images) == 2
+
+
+def test_the_stock_loader_with_a_clip_takes_the_file_too(kept: FeedbackStore, caplog: Any) -> None:
+    rate(kept, [1, 5, 2, 4])
+    model, clip = tiny_models.sd15(), tiny_models.clip()
+    run(kept, model)
+    with torch.inference_mode():
+        loaded, _ = LoraLoader().load_lora(model, clip, "mine_00001.safetensors", 1.0, 1.0)
+    assert loaded.patches
+    assert not [r.message for r in caplog.records if "not loaded" in r.message.lower()]
+
+
+def test_the_file_says_how_it_was_trained(kept: FeedbackStore, tmp_path: Path) -> None:
+    rate(kept, [1, 5, 2, 4])
+    run(kept, tiny_models.sd15(), objective=NFT, seed=9)
+    with safe_open(tmp_path / "loras" / "mine_00001.safetensors", "pt") as opened:
+        about = opened.metadata()
+    assert about["modelspec.architecture"] == "sd15/lora"
+    assert (about["ss_network_dim"], about["ss_seed"], about["ss_steps"]) == ("4", "9", "3")
+    assert '"objective": "NFT"' in about["ss_feedback_loop"]
+
+
+def test_core_plots_the_loss_and_the_node_shows_a_curve(kept: FeedbackStore) -> None:
+    from comfy_extras.nodes_train import LossGraphNode
+
+    rate(kept, [1, 5, 2, 4])
+    output = run(kept, tiny_models.sd15())
+    assert LossGraphNode.execute(output.args[1], "loss").ui
+    assert output.ui["images"][0]["filename"].endswith(".png")
+    assert output.ui["lora"] == ("mine_00001.safetensors",)
