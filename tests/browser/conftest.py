@@ -30,7 +30,7 @@ class ComfyPage:
 
     def open(self) -> ComfyPage:
         self.page.goto(self.server.url)
-        self.page.wait_for_function("() => window.app?.graph && window.app?.extensionManager", timeout=60_000)
+        self.page.wait_for_function("() => window.app?.graph && window.app?.extensionManager", timeout=180_000)
         return self
 
     def set_vue_nodes(self, enabled: bool) -> ComfyPage:

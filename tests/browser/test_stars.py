@@ -13,6 +13,15 @@ from playwright.sync_api import Locator, expect
 API = "/feedback_loop/v1"
 expect.set_options(timeout=20_000)  # two cores, shared with the server
 
+# The frontend mounts a widget only when its node is in view.
+IN_VIEW = """() => {
+  const node = app.graph.nodes.find((one) => one.type === "FeedbackCapture");
+  node.pos = [500, 120];
+  app.canvas.ds.scale = 1;
+  app.canvas.ds.offset = [0, 0];
+  app.canvas.setDirty(true, true);
+}"""
+
 
 class Capture:
     """A graph with one FeedbackCapture node, open in the browser, that has recorded `ids`, newest first."""
@@ -26,6 +35,7 @@ class Capture:
             "2": {"class_type": "FeedbackCapture", "inputs": {"images": ["1", 0], "collection": self.collection}},
         }
         comfy_page.load_prompt(self.prompt)
+        self.page.evaluate(IN_VIEW)
         self.run()
 
     def run(self) -> None:
@@ -71,6 +81,7 @@ def capture(renderer: Any) -> Iterator[Capture]:
     renderer.page.mouse.move(5, 500)
     yield Capture(renderer, 4)
     renderer.page.unroute_all()
+    renderer.page.evaluate("() => document.querySelectorAll('dialog.fl-full').forEach((view) => view.close())")
 
 
 def test_a_clicked_star_is_in_the_database_and_shown_again_after_a_reload(capture: Capture) -> None:
@@ -83,6 +94,7 @@ def test_a_clicked_star_is_in_the_database_and_shown_again_after_a_reload(captur
     assert [capture.stored(other) for other in capture.ids if other != image_id] == [[], [], []]
 
     capture.comfy_page.open().load_prompt(capture.prompt)
+    capture.page.evaluate(IN_VIEW)
     capture.expect_stars(image_id, 4)
     assert capture.comfy_page.errors == []
 
@@ -215,7 +227,8 @@ def test_text_from_a_prompt_is_shown_as_text(renderer: Any) -> None:
             "inputs": {"images": ["1", 0], "collection": collection, "positive": ["3", 0]},
         },
     }
-    renderer.load_prompt(prompt).queue()
+    renderer.load_prompt(prompt).page.evaluate(IN_VIEW)
+    renderer.queue()
     card = renderer.page.locator(".fl-card")
     expect(card).to_have_attribute("aria-label", f"{hostile}: not rated")
     card.focus()

@@ -246,7 +246,7 @@ EVALUATION: dict[str, Any] = {
     "seeds": 4,
     "steps": 20,
     "cfg": 2.0,
-    "sampler": "euler",
+    "sampler_name": "euler",
     "scheduler": "sgm_uniform",
     "width": 64,
     "height": 64,
