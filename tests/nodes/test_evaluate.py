@@ -12,6 +12,7 @@ from feedback_loop.feedback import evaluation
 from feedback_loop.feedback.evaluation import Interval
 from feedback_loop.feedback.rewards.colour import ColourReward
 from feedback_loop.nodes import evaluate, sampling
+from feedback_loop.tests.comfy_host import ComfyServer, error_of
 from feedback_loop.tests.nodes import tiny_models
 
 OUTPUTS = ("grid", "plot", "report", "win_rate", "gain", "figures")
@@ -169,3 +170,49 @@ def test_with_enough_prompts_the_intervals_count_prompts_and_not_pictures() -> N
     assert counted.gain == pytest.approx(alone)
     assert apart.gain.high - apart.gain.low < (counted.gain.high - counted.gain.low) / 1.9
     assert "these prompts alone" in evaluate.verdict(apart) and "alone" not in evaluate.verdict(counted)
+
+
+def graph(**changed) -> dict:
+    """The demo model against itself under guidance towards brightness, which is also the judge."""
+    evaluate_inputs = {
+        "model_a": ["1", 0],
+        "model_b": ["3", 0],
+        "clip": ["1", 1],
+        "vae": ["1", 2],
+        "judge": ["2", 0],
+        "prompts": "one large star\ntwo small circles",
+        "negative": "",
+        "seeds": 3,
+        "seed": 1,
+        "steps": 6,
+        "cfg": 2.0,
+        "sampler_name": "euler",
+        "scheduler": "sgm_uniform",
+        "width": 64,
+        "height": 64,
+        "encoder": ["1", 3],
+    }
+    guided = {"model": ["1", 0], "reward": ["2", 0], "vae": ["1", 2], "strength": 1.0}
+    return {
+        "1": {"class_type": "FeedbackDemoModel", "inputs": {}},
+        "2": {"class_type": "FeedbackColorReward", "inputs": {"property": "brightness", "aim": "more"}},
+        "3": {
+            "class_type": "FeedbackRewardGuidance",
+            "inputs": guided | {"start_percent": 0.0, "end_percent": 1.0, "decoder": "auto"},
+        },
+        "4": {"class_type": "FeedbackEvaluate", "inputs": evaluate_inputs | changed},
+        "5": {"class_type": "PreviewAny", "inputs": {"source": ["4", 5]}},
+    }
+
+
+def test_in_a_real_comfyui_guidance_is_found_to_do_what_it_was_asked(comfy_server: ComfyServer) -> None:
+    outputs = comfy_server.run(graph())
+    numbers = json.loads(outputs["5"]["text"][0])
+    assert numbers["pairs"] == 6 and all(pair["reward_b"] > pair["reward_a"] for pair in numbers["each"])
+    assert "B wins 100% of 6 pairs" in outputs["4"]["text"][0]
+    assert numbers["diversity_a"] > 0 and len(outputs["4"]["images"]) == 1
+
+
+def test_in_a_real_comfyui_a_missing_prompt_is_said_in_a_sentence(comfy_server: ComfyServer) -> None:
+    entry = comfy_server.wait(comfy_server.queue_prompt(graph(prompts=" ")))
+    assert "write at least one" in (error_of(entry) or "")
