@@ -45,6 +45,7 @@ LORA: dict[str, Any] = {
     "seed": 0,
     "layers": "all",
 }
+GUIDANCE = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "decoder": "auto"}
 SAMPLING = {"steps": 20, "cfg": 2.0, "sampler_name": "euler", "scheduler": "sgm_uniform", "denoise": 1.0}
 TASTE_WORDS = {"size": 0.25, "place": 0.25, "count": 0.25, "texture": 0.25}  # how often prompts say these
 OTHER_WORDS = 0.85
@@ -69,6 +70,7 @@ class Loop:
         self.rated = prompts(RATED_PROMPTS, seed=1)
         self.fresh = prompts(prompts_per_row, seed=2)
         self.seconds: dict[str, float] = {}
+        self.learned: dict[str, np.ndarray] = {}  # what the learned reward says of each row: never a judge
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -128,41 +130,41 @@ class Loop:
     def dataset(self) -> dict[str, Any]:
         return {"collection": self.run, "raters": "scripted", "axis": "overall", "min_ratings": 1}
 
-    def learn(self) -> dict[str, Any]:
+    def learn(self) -> str:
+        """Fits the taste and keeps it in models/feedback_rewards; what the node says of it."""
         graph = Graph()
         demo = graph.add("FeedbackDemoModel")
         data = graph.add("FeedbackDataset", **self.dataset())
-        taste = graph.add("FeedbackTrainReward", feedback=[data, 0], clip_vision=[demo, 3])
+        taste = graph.add("FeedbackTrainReward", feedback=[data, 0], clip_vision=[demo, 3], caution=1.0)
         graph.add("FeedbackSaveReward", reward=[taste, 0], name=self.run)
-        graph.add("PreviewAny", source=[taste, 1])
-        return self.server.run(graph)
+        said = graph.add("PreviewAny", source=[taste, 1])
+        return self.server.run(graph)[said]["text"][0]
 
     def load_taste(self, graph: Graph, demo: str) -> Link:
         return [graph.add("FeedbackLoadReward", name=self.run + ".safetensors", clip_vision=[demo, 3]), 0]
 
     def row(self, name: str, model_of: Callable[[Graph, str], Link], negative: str = "") -> measure.Row:
-        """One picture row: the fresh prompts and seeds with the model that `model_of` wires up."""
+        """One row: the fresh prompts and seeds with the model that `model_of` wires up, and their learned scores."""
         graph = Graph()
         demo = graph.add("FeedbackDemoModel")
-        model = model_of(graph, demo)
-        saves = [
-            graph.add(
-                "SaveImage",
-                images=self.sample(graph, model, [demo, 1], [demo, 2], p, negative),
-                filename_prefix=f"{self.run}/{name}",
-            )
-            for p in self.fresh
-        ]
+        model, taste = model_of(graph, demo), self.load_taste(graph, demo)
+        saved, scored = [], []
+        for prompt in self.fresh:
+            pictures = self.sample(graph, model, [demo, 1], [demo, 2], prompt, negative)
+            saved.append(graph.add("SaveImage", images=pictures, filename_prefix=f"{self.run}/{name}"))
+            scored.append(graph.add("FeedbackScoreImages", images=pictures, reward=taste))
         with self.stage(name):
             outputs = self.server.run(graph)
-        images = torch.cat([self.server.pictures(outputs[s]) for s in saves])
+        images = torch.cat([self.server.pictures(outputs[node]) for node in saved])
+        self.learned[name] = np.array([score for node in scored for score in outputs[node]["scores"]])
         return measure.judged(images, self.fresh, self.judge)
 
     def guided(self, graph: Graph, demo: str, model: Link, reward: Link) -> Link:
-        return [graph.add("FeedbackRewardGuidance", model=model, reward=reward, vae=[demo, 2]), 0]
+        guided = graph.add("FeedbackRewardGuidance", model=model, reward=reward, vae=[demo, 2], **GUIDANCE)
+        return [guided, 0]
 
     def with_penalty(self, graph: Graph, demo: str) -> Link:
-        return self.guided(graph, demo, [demo, 0], [graph.add("FeedbackWatermarkPenalty"), 0])
+        return self.guided(graph, demo, [demo, 0], [graph.add("FeedbackWatermarkPenalty", margin=3.0), 0])
 
     def with_taste(self, graph: Graph, demo: str) -> Link:
         return self.guided(graph, demo, [demo, 0], self.load_taste(graph, demo))
@@ -204,8 +206,7 @@ class Loop:
         with self.stage("learn"):
             said = self.learn()
         rows = {"plain": self.row("plain", lambda graph, demo: [demo, 0])}
-        with self.stage("score_fresh_pairs"):
-            taste = self.taste_report(rows["plain"])
+        taste = self.taste_report(rows["plain"])
         rows["watermark_penalty"] = self.row("watermark_penalty", self.with_penalty)
         rows["negative_prompt"] = self.row("negative_prompt", lambda graph, demo: [demo, 0], negative="watermark")
         rows["taste_guidance"] = self.row("taste_guidance", self.with_taste)
@@ -214,12 +215,14 @@ class Loop:
         rows["lora"] = self.row("lora", self.with_lora)
         rows["both"] = self.row("both", self.with_both)
         report = {name: measure.summary(row, rows["plain"]) for name, row in rows.items()}
+        for name, scores in self.learned.items():
+            report[name]["learned_reward_mean"] = float(scores.mean())
         return report | {"rated": rated, "taste": taste, "node_report": said, "seconds": self.seconds}, rows, losses
 
     def taste_report(self, row: measure.Row) -> dict[str, Any]:
         """How well the learned reward ranks fresh pairs, beside the rater's agreement with himself."""
         utility, rng = row.taste(), np.random.default_rng(77)
-        accuracy, interval = measure.pair_accuracy(self.scores(row), utility, row.per_prompt, FRESH_PAIRS, rng)
+        accuracy, interval = measure.pair_accuracy(self.learned["plain"], utility, row.per_prompt, FRESH_PAIRS, rng)
         order = rng.permutation(len(utility))
         agreement = rater.self_agreement(utility, utility[order], rng, repeats=1000)
         return {

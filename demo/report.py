@@ -160,8 +160,8 @@ def write(out: Path, report: dict[str, Any], grids: dict[str, Image.Image], loss
         f"<h1>The loop, closed once</h1><p>{html.escape(paragraph(report))}</p>",
         f"<h2>True taste gained over plain, in standard deviations</h2>{gain_bars(report)}",
         f"<h2>The same prompts and seeds in every grid</h2><div class=grids>{figures}</div>",
-        f"<h2>Figures</h2>{table(report)}<p class=note>Taste is in the units of the hidden utility; intervals are of the "
-        "paired difference to plain, clustered by prompt. Diversity: the mean distance between pictures.</p>",
+        f"<h2>Figures</h2>{table(report)}<p class=note>Taste is in the units of the hidden utility; intervals are "
+        "of the paired difference to plain, clustered by prompt. Diversity: the mean distance between pictures.</p>",
         f"<h2>Training loss of the LoRA</h2>{curve(losses, 'Training loss')}",
     ]
     head = "<meta charset=utf-8><meta name=viewport content='width=device-width'><title>Feedback Loop: report</title>"

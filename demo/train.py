@@ -205,7 +205,7 @@ def train_vae() -> None:
     start_near_linear(net)
     order = batches(len(data), 12, 1)
     noise = torch.Generator().manual_seed(1)
-    steps, crops = 3500, 3200
+    steps, crops = 4000, 3700
 
     def loss_of(step: int) -> torch.Tensor:
         x = as_tensor(data[np.sort(next(order))])
@@ -220,7 +220,7 @@ def train_vae() -> None:
         edges = sum((y.diff(dim=d) - x.diff(dim=d)).abs().mean() for d in (2, 3))
         return (y - x).abs().mean() + 5 * (y - x).square().mean() + 0.25 * edges + 1e-3 * z.float().square().mean()
 
-    fit("vae", net, loss_of, steps, 1.5e-3)
+    fit("vae", net, loss_of, steps, 1.5e-3, decay=0.98)
     standardise(net, as_tensor(data[:512]))
     save_half(net.state_dict(), models.WEIGHTS / "vae" / "diffusion_pytorch_model.safetensors")
     x = as_tensor(data[512:1024])
@@ -358,7 +358,7 @@ def train_judge() -> None:
         x = judge.soften((as_tensor(data[index]) + 1) / 2, gen)
         return judge.loss(net(x), judge.truth_of_scenes([scenes[i] for i in index]))
 
-    fit("judge", net, loss_of, int(os.environ.get("JUDGE_STEPS", 2500)), 2e-3)
+    fit("judge", net, loss_of, int(os.environ.get("JUDGE_STEPS", 1600)), 2e-3)
     save_half(net.state_dict(), models.WEIGHTS / "judge.safetensors")
     judged = judge.look(net, (as_tensor(data[-1000:]) + 1) / 2)
     print({k: round(float(v), 4) for k, v in judge.agreement(judged, judge.truth_of_scenes(scenes[-1000:])).items()})
