@@ -63,12 +63,14 @@ def prompts(n: int, seed: int) -> list[measure.Prompt]:
 
 
 class Loop:
-    def __init__(self, server: Server, prompts_per_row: int, run: str) -> None:
+    """All stages, each a graph that the server runs. `run` names the collection, the reward and the LoRA."""
+
+    def __init__(self, server: Server, run: str, rated: int, fresh: int) -> None:
         self.server, self.run = server, run
         self.judge = judging.load()
         self.rng = np.random.default_rng(2026)
-        self.rated = prompts(RATED_PROMPTS, seed=1)
-        self.fresh = prompts(prompts_per_row, seed=2)
+        self.rated = prompts(rated, seed=1)
+        self.fresh = prompts(fresh, seed=2)
         self.seconds: dict[str, float] = {}
         self.learned: dict[str, np.ndarray] = {}  # what the learned reward says of each row: never a judge
 
@@ -234,20 +236,23 @@ class Loop:
         }
 
 
+def write_report(out: Path, found: dict[str, Any], rows: dict[str, measure.Row], losses: list[float]) -> Path:
+    """report.json, report.html and the grids; the path of the page."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "report.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return report.write(out, found, {name: report.grid(row.images[:48]) for name, row in rows.items()}, losses)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--server", required=True, help="URL of a running ComfyUI with the pack")
     parser.add_argument("--out", type=Path, required=True, help="folder for the report")
     parser.add_argument("--full", action="store_true", help="400 pictures a row instead of 100")
-    parser.add_argument("--prompts", type=int, help="prompts a row, four pictures each (for tests)")
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    count = arguments.prompts or (100 if arguments.full else 25)
-    loop = Loop(Server(arguments.server), count, time.strftime("demo_%Y%m%d_%H%M%S"))
+    run = time.strftime("demo_%Y%m%d_%H%M%S")
+    loop = Loop(Server(arguments.server), run, rated=RATED_PROMPTS, fresh=100 if arguments.full else 25)
     found, rows, losses = loop.close()
-    (arguments.out / "report.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    grids = {name: report.grid(row.images[:48]) for name, row in rows.items()}
-    page = report.write(arguments.out, found, grids, losses)
+    page = write_report(arguments.out, found, rows, losses)
     print(report.text_table(found))
     print(report.paragraph(found))
     print(f"Report: {page}")

@@ -138,6 +138,7 @@ def save_half(net_state: dict[str, torch.Tensor], path: Path) -> None:
     save_file(
         {k: v.half().contiguous() if v.is_floating_point() else v.contiguous() for k, v in net_state.items()}, path
     )
+    path.chmod(0o644)  # safetensors leaves files to their owner alone
 
 
 # --- stages ----------------------------------------------------------------------------------------------------------
