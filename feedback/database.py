@@ -178,6 +178,7 @@ def _open(engine: Engine, url: URL, migrations: Path) -> str | None:
         with engine.begin() as connection:
             return _migrate(connection, Path(str(url.database)), migrations)
     except DatabaseError as error:
+        engine.dispose()
         raise DatabaseUnusable(
             f"The feedback database {url.database} can't be opened: {error.orig}. Move it away or put a backup "
             "(feedback*.backup beside it) in its place, then start again."

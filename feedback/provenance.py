@@ -44,6 +44,7 @@ SAMPLER_NODES = {
     "SamplerSASolver": "sa_solver",
     "SamplerSEEDS2": "seeds_2",
 }
+PARTS_OF_SCHEDULES = ("SplitSigmas", "SplitSigmasDenoise", "FlipSigmas", "SetFirstSigma")
 SCHEDULER_NODES = {
     "KarrasScheduler": "karras",
     "ExponentialScheduler": "exponential",
@@ -77,7 +78,7 @@ def read(api_prompt: dict[str, Any], workflow: dict[str, Any] | None, node_id: s
 def _same(values: Iterable[T]) -> T | None:
     """The one value that all agree on, else None."""
     everything = list(values)
-    return everything[0] if all(value == everything[0] for value in everything) else None
+    return everything[0] if everything and all(value == everything[0] for value in everything) else None
 
 
 def _samplers(graph: Graph, node: str) -> list[str | None]:
@@ -170,9 +171,10 @@ def _sampler_name(graph: Graph, sampler: str) -> str | None:
     """The name as KSampler lists it."""
     if (name := graph.text(sampler, "sampler_name", "sampler")) is not None:
         return name
-    node = _last(graph, graph.link(sampler, "sampler"), "sampler")
-    if node is None:
+    chain = _chain(graph, graph.link(sampler, "sampler"), "sampler")
+    if not chain:
         return None
+    node = chain[-1]
     if (name := graph.text(node, "sampler_name", "sampler")) is not None:
         return name
     name = SAMPLER_NODES.get(graph.kind(node))
@@ -180,14 +182,17 @@ def _sampler_name(graph: Graph, sampler: str) -> str | None:
 
 
 def _schedule(graph: Graph, sampler: str) -> dict[str, Any]:
-    """steps, scheduler and denoise, from the sampler or from the SIGMAS that it is given."""
-    node, split = _last(graph, graph.link(sampler, "sigmas"), "sigmas") or sampler, False
-    if node != sampler:
-        split = node != getattr(graph.link(sampler, "sigmas"), "node", None)  # a part of the schedule, or a changed one
+    """steps, scheduler and denoise, from the sampler or from the SIGMAS that it is given.
+
+    Of a part of a schedule the whole one's steps are told, as KSamplerAdvanced does; its denoise would mislead.
+    """
+    chain = _chain(graph, graph.link(sampler, "sigmas"), "sigmas") or [sampler]
+    node, changed = chain[-1], chain[:-1]
+    known = all(graph.kind(one) in PARTS_OF_SCHEDULES for one in changed)
     return {
-        "steps": _steps(graph, node),
-        "scheduler": graph.text(node, "scheduler") or SCHEDULER_NODES.get(graph.kind(node)),
-        "denoise": None if split else graph.number(node, "denoise", "denoise_strength"),
+        "steps": _steps(graph, node) if known else None,
+        "scheduler": graph.text(node, "scheduler") or SCHEDULER_NODES.get(graph.kind(node)) if known else None,
+        "denoise": None if changed else graph.number(node, "denoise", "denoise_strength"),
     }
 
 
@@ -198,15 +203,13 @@ def _steps(graph: Graph, node: str) -> int | None:
     return graph.whole(node, "steps", "num_steps", "num_inference_steps")
 
 
-def _last(graph: Graph, link: Link | None, name: str) -> str | None:
-    """The node at the end of a chain of nodes that each change what the one before gave out under `name`."""
-    for _ in range(MAX_DEPTH):
-        if link is None:
-            return None
-        if (further := graph.link(link.node, name)) is None:
-            return link.node
-        link = further
-    return None
+def _chain(graph: Graph, link: Link | None, name: str) -> list[str]:
+    """The nodes upstream that each change what the one above gave out under `name`, down to the first maker."""
+    chain: list[str] = []
+    while link is not None and len(chain) < MAX_DEPTH:
+        chain.append(link.node)
+        link = graph.link(link.node, name)
+    return chain
 
 
 def _model(graph: Graph, link: Link | None, sampler: str) -> tuple[str | None, tuple[Lora, ...] | None]:

@@ -75,6 +75,7 @@ def test_samplers_of_their_own_node(select: Node, name: str | None):
         (node("KarrasScheduler", steps=12, sigma_max=14.6, sigma_min=0.03, rho=7.0), (12, "karras", None)),
         (node("ManualSigmas", sigmas="14.6, 3, .5, 0.0"), (3, None, None)),
         (node("SplitSigmasDenoise", sigmas=["inner", 0], denoise=0.5), (9, "beta", None)),
+        (node("ExtendIntermediateSigmas", sigmas=["inner", 0], steps=2), (None, None, None)),
         (node("SigmasOfAnotherPack", steps=7, denoise=0.5, curve="x"), (7, None, 0.5)),
     ],
 )
@@ -143,3 +144,13 @@ def test_a_sampler_behind_an_api_holds_its_prompt_itself():
     graph = stock(decode=node("CloudPicture", prompt="a cat", seed=5, size="1024"))
     found = of(graph)
     assert (found.prompt, found.seed, found.checkpoint, found.loras) == ("a cat", "5", None, None)
+
+
+def test_a_sampler_that_goes_on_from_nothing_known_has_no_seed():
+    """It adds no noise, and what it goes on with comes out of a circle."""
+    graph = stock(
+        circle=node("LatentFlip", samples=["circle", 0]),
+        sampler=advanced(["circle", 0], "disable", 9),
+    )
+    assert of(graph).seed is None
+    assert of(graph).prompt == "a cat"
