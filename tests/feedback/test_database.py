@@ -87,15 +87,15 @@ def test_a_reader_sees_all_of_a_transaction_or_nothing(store: FeedbackStore, ima
 def test_no_acknowledged_rating_is_lost_when_its_writer_is_killed(store: FeedbackStore, image: str, tmp_path: Path):
     acknowledged: list[str] = []
     processes = [writer(tmp_path, image, f"killed {turn}", 0) for turn in range(5)]
-    for turn, process in enumerate(processes):
+    for process in processes:
         assert process.stdout is not None
-        for _ in range(3 + turn):
+        for _ in range(3):
             acknowledged.append(process.stdout.readline().strip())
         os.kill(process.pid, signal.SIGKILL)
         acknowledged += process.stdout.read().split()
         process.wait()
     assert all(acknowledged)
-    assert len(acknowledged) >= 3 + 4 + 5 + 6 + 7
+    assert len(acknowledged) >= 5 * 3
     assert set(acknowledged) <= set(rating_ids(store))
     with sqlite3.connect(tmp_path / "feedback.sqlite3") as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
