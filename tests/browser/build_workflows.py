@@ -20,7 +20,10 @@ from workflow_plans import PLANS  # noqa: E402
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 
 
-def open_comfyui(page: Page, url: str) -> None:
+def open_comfyui(page: Page, url: str, vue_nodes: bool) -> None:
+    """Workflows are built in the classic renderer; the frontend itself makes room for the larger nodes of the other."""
+    settings = {"Comfy.VueNodes.Enabled": vue_nodes, "Comfy.TutorialCompleted": True}
+    page.request.post(f"{url}/settings", data=settings)
     page.goto(url)
     page.wait_for_function("() => window.app?.graph && window.app?.extensionManager", timeout=120_000)
     page.wait_for_timeout(1500)
@@ -46,13 +49,15 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=asked.chromium, args=FLAGS)
         page = browser.new_context(viewport={"width": 1900, "height": 1060}).new_page()
         page.set_default_timeout(120_000)
-        open_comfyui(page, asked.url)
-        for name in asked.names or PLANS:
-            graph = build(page, name, PLANS[name])
-            target = ROOT / "workflows" / f"{name}.json"
-            target.write_text(json.dumps(graph, indent=1, ensure_ascii=False) + "\n", "utf-8")
-            if asked.pictures:
-                photograph(page, graph, asked.pictures / f"{name}.png")
+        open_comfyui(page, asked.url, vue_nodes=False)
+        graphs = {name: build(page, name, PLANS[name]) for name in asked.names or PLANS}
+        for name, graph in graphs.items():
+            text = json.dumps(graph, indent=1, ensure_ascii=False) + "\n"
+            (ROOT / "workflows" / f"{name}.json").write_text(text, "utf-8")
+        for renderer in ("classic", "vue") if asked.pictures else ():
+            open_comfyui(page, asked.url, vue_nodes=renderer == "vue")
+            for name, graph in graphs.items():
+                photograph(page, graph, asked.pictures / f"{name}_{renderer}.png")
         browser.close()
 
 

@@ -181,9 +181,10 @@ WATERMARK_NOTE = """# Fewer watermarks
 Models learn watermarks from the pictures they were trained on: about a third of what the demo model draws has one.
 
 **Watermark penalty** is a small detector, trained on drawn marks, used as a reward: the surer it sees a mark, the \
-lower. **Reward Guidance** steers every step away from it. Same seed left and right of the change, above and below.
+lower. **Reward Guidance** steers every step away from it. Both samplers have the same seed, so the two rows differ by \
+the penalty alone.
 
-The scores say how sure the detector is of a clean picture; 0 is clean."""
+Rewards add up: *Combine rewards* takes this one and your taste together."""
 
 WATERMARK = [
     Group(
@@ -193,7 +194,7 @@ WATERMARK = [
         DRAW,
     ),
     Group(
-        "2 · A reward that falls with watermarks",
+        "2 · A penalty on watermarks",
         [
             [Node("penalty", "FeedbackWatermarkPenalty")],
             [guided("@penalty.reward")],
@@ -265,17 +266,15 @@ TRAINING: dict[str, Any] = {
 
 LORA = [
     Group("1 · Your stars", [[note("about", LORA_NOTE, (420, 330))], [demo_model()], [dataset()]], 0, LEARN),
+    Group("2 · Train", [[Node("train", "FeedbackTrainLora", TRAINING, size=(420, 700))]], 1, LEARN),
     Group(
-        "2 · Train",
-        [
-            [Node("train", "FeedbackTrainLora", TRAINING, size=(420, 560))],
-            [Node("curve", "LossGraphNode", {"loss": "@train.loss", "filename_prefix": "loss"}, "Loss", (420, 320))],
-        ],
-        1,
+        "How training goes",
+        [[Node("curve", "LossGraphNode", {"loss": "@train.loss", "filename_prefix": "loss"}, "Loss", (420, 340))]],
+        2,
         LEARN,
     ),
-    Group("A judge", [[taste()]], 2, LEARN),
-    Group("3 · Did it help?", [[Node("compare", "FeedbackEvaluate", EVALUATION, size=(560, 900))]], 3, COMPARE),
+    Group("A judge: your taste", [[taste()]], 2, LEARN),
+    Group("3 · Did it help?", [[Node("compare", "FeedbackEvaluate", EVALUATION, size=(600, 1150))]], 3, COMPARE),
 ]
 
 PLANS: dict[str, list[Group]] = {

@@ -29,6 +29,9 @@ export class CaptureView {
     this.#build();
     this.onChange = ({ detail }) => this.#showChange(detail.id);
     pictures.addEventListener("change", this.onChange);
+    // Somebody may have rated elsewhere while this page was in the background.
+    this.onVisible = () => document.visibilityState === "visible" && this.refresh();
+    document.addEventListener("visibilitychange", this.onVisible);
     this.observer = new ResizeObserver(() => this.#fitColumns());
     this.observer.observe(this.grid);
   }
@@ -192,6 +195,7 @@ export class CaptureView {
 
   remove() {
     pictures.removeEventListener("change", this.onChange);
+    document.removeEventListener("visibilitychange", this.onVisible);
     this.observer.disconnect();
   }
 }

@@ -30,9 +30,9 @@ export class PictureCard {
         role: "group",
         tabindex: -1,
         "data-image-id": id,
-        on: { focusin: () => on.focus(this), dblclick: () => on.open(id) },
+        on: { focusin: () => on.focus(this) },
       },
-      element("div", { className: "fl-frame" }, this.image),
+      element("div", { className: "fl-frame", on: { click: () => on.open(id) } }, this.image),
       this.stars.element,
     );
     this.show();

@@ -1,0 +1,140 @@
+"""The tour's workflows, loaded in the real frontend and run to the end on the demo model."""
+
+from __future__ import annotations
+
+import io
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+API = "/feedback_loop/v1"
+FRONTEND_ONLY = {"MarkdownNote"}
+PROMPTS = ("red star", "blue square", "two green circles", "yellow triangle", "purple star", "three red squares")
+
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "demo" / "weights" / "unet" / "diffusion_pytorch_model.safetensors").exists(),
+    reason="the demo model's weights are not there",
+)
+
+
+def workflow(number: str) -> Path:
+    (path,) = [path for path in WORKFLOWS if path.name.startswith(number)]
+    return path
+
+
+def api_prompt(comfy_page: Any, path: Path) -> dict[str, Any]:
+    """What the frontend would send to the server for the workflow."""
+    return comfy_page.load(path).page.evaluate("async () => (await window.app.graphToPrompt()).output")
+
+
+def node_of(prompt: dict[str, Any], class_type: str, title: str | None = None) -> str:
+    (node_id,) = [
+        node_id
+        for node_id, node in prompt.items()
+        if node["class_type"] == class_type and title in (None, node["_meta"]["title"])
+    ]
+    return node_id
+
+
+def brightness(server: Any, image_id: str) -> float:
+    with urllib.request.urlopen(f"{server.url}{API}/images/{image_id}/file") as answer:
+        return float(np.asarray(Image.open(io.BytesIO(answer.read())).convert("L")).mean())
+
+
+@pytest.fixture(scope="module")
+def rated(shared_comfy_page: Any) -> list[str]:
+    """The first workflow run on six prompts, its 54 pictures rated by somebody who likes them bright."""
+    server = shared_comfy_page.server
+    prompt = api_prompt(shared_comfy_page, workflow("01"))
+    ids: list[str] = []
+    for seed, text in enumerate(PROMPTS):
+        prompt[node_of(prompt, "CLIPTextEncode", "Prompt")]["inputs"]["text"] = text
+        prompt[node_of(prompt, "KSampler")]["inputs"]["seed"] = seed
+        outputs = server.run(prompt)
+        ids += outputs[node_of(prompt, "FeedbackCapture")]["feedback_images"]
+    order = np.argsort(np.argsort([brightness(server, image_id) for image_id in ids]))
+    for image_id, place in zip(ids, order, strict=True):
+        stars = 1 + int(place * 5 // len(ids))
+        body = {"image_id": image_id, "value": stars, "scale": {"min": 1, "max": 5}, "rater": "likes it bright"}
+        server.post(f"{API}/ratings", body)
+    return ids
+
+
+@pytest.mark.parametrize("vue_nodes", [False, True], ids=["classic", "vue"])
+def test_the_frontend_loads_every_workflow_whole_and_makes_a_valid_prompt_of_it(shared_comfy_page, vue_nodes) -> None:
+    known = shared_comfy_page.set_vue_nodes(vue_nodes).server.get("/object_info")
+    for path in WORKFLOWS:
+        prompt = api_prompt(shared_comfy_page, path)
+        state = shared_comfy_page.page.evaluate(
+            "() => app.graph.nodes.map((node) => [node.type, Boolean(node.has_errors), node.constructor.name])"
+        )
+        assert [node for node in state if node[1]] == [], path.name
+        assert {kind for kind, *_ in state} - FRONTEND_ONLY <= set(known), path.name
+        assert len(prompt) == sum(kind not in FRONTEND_ONLY for kind, *_ in state), path.name
+        for node in prompt.values():
+            required = known[node["class_type"]]["input"].get("required", {})
+            assert set(required) <= set(node["inputs"]), f"{path.name}: {node['class_type']}"
+    assert shared_comfy_page.errors == []
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_no_two_nodes_of_a_workflow_overlap(shared_comfy_page, path: Path) -> None:
+    boxes = shared_comfy_page.load(path).page.evaluate(
+        "() => app.graph.nodes.map((node) => [node.title, ...node.pos, ...node.size])"
+    )
+    title = 30  # pixels of the title bar, above a node's position
+    for index, (one, x, y, width, height) in enumerate(boxes):
+        for other, x2, y2, width2, height2 in boxes[index + 1 :]:
+            apart = x + width <= x2 or x2 + width2 <= x or y + height <= y2 - title or y2 + height2 <= y - title
+            assert apart, f"{one} lies over {other}"
+
+
+def test_collecting_ratings_runs_from_the_button_and_shows_its_pictures(shared_comfy_page) -> None:
+    entry = shared_comfy_page.load(workflow("01")).queue()
+    assert entry["status"]["status_str"] == "success"
+    ids = next(output["feedback_images"] for output in entry["outputs"].values() if "feedback_images" in output)
+    assert len(ids) == 9
+    (listed, *_) = shared_comfy_page.server.get(f"{API}/images?collection=my%20taste&limit=1")["items"]
+    assert (listed["id"], listed["prompt"]) == (ids[-1], "red star, bright background")
+    shared_comfy_page.page.wait_for_selector(f'.fl-card[data-image-id="{ids[-1]}"]', state="attached")
+
+
+def test_a_taste_is_learned_and_guides(shared_comfy_page, rated) -> None:
+    prompt = api_prompt(shared_comfy_page, workflow("02"))
+    outputs = shared_comfy_page.server.run(prompt)
+    plain = outputs[node_of(prompt, "PreviewImage")]["images"]
+    guided = outputs[node_of(prompt, "FeedbackCapture")]["feedback_images"]
+    assert (len(plain), len(guided)) == (6, 6)
+    assert outputs[node_of(prompt, "FeedbackDataset")]["images"], "no preview of the ratings"
+    saved = list((shared_comfy_page.server.base_directory / "models" / "feedback_rewards").glob("*.safetensors"))
+    assert saved
+
+
+def test_the_watermark_penalty_changes_the_pictures(shared_comfy_page) -> None:
+    prompt = api_prompt(shared_comfy_page, workflow("03"))
+    outputs = shared_comfy_page.server.run(prompt)
+    pictures = {}
+    for title in ("Plain", "With the penalty"):
+        files = outputs[node_of(prompt, "PreviewImage", title)]["images"]
+        folder = shared_comfy_page.server.base_directory / "temp"
+        pictures[title] = np.stack([np.asarray(Image.open(folder / file["filename"])) for file in files])
+    assert pictures["Plain"].shape == pictures["With the penalty"].shape == (9, 64, 64, 3)
+    assert not np.array_equal(pictures["Plain"], pictures["With the penalty"])
+
+
+def test_a_lora_is_trained_saved_and_compared(shared_comfy_page, rated) -> None:
+    prompt = api_prompt(shared_comfy_page, workflow("04"))
+    training, comparison = node_of(prompt, "FeedbackTrainLora"), node_of(prompt, "FeedbackEvaluate")
+    # The whole graph, but shorter: what it gains is measured elsewhere, here it has to run to its end.
+    prompt[training]["inputs"]["steps"] = 20
+    prompt[comparison]["inputs"]["seeds"] = 1
+    outputs = shared_comfy_page.server.run(prompt, seconds=540)
+    loras = shared_comfy_page.server.base_directory / "models" / "loras"
+    assert list(loras.glob("my taste_*.safetensors"))
+    assert outputs[comparison]["images"], "no grid of the comparison"
