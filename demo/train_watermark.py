@@ -59,7 +59,8 @@ def photographs(names: Sequence[str]) -> list[np.ndarray]:
 
 def _crop(photo: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
     """A random square of the picture, mirrored and turned at random, shrunk to `size`."""
-    side = int(rng.uniform(max(size, 0.25 * min(photo.shape[:2])), min(photo.shape[:2])))
+    shorter = min(photo.shape[:2])
+    side = int(rng.uniform(min(shorter, max(size, 0.25 * shorter)), shorter))
     top, left = (int(rng.integers(0, n - side + 1)) for n in photo.shape[:2])
     square = Image.fromarray(photo[top : top + side, left : left + side]).resize((size, size), Image.Resampling.BOX)
     turned = np.rot90(np.asarray(square), int(rng.integers(4)) if rng.random() < 0.3 else 0)
@@ -105,8 +106,8 @@ def _pool(size: int, count: int, marks: int, mix: tuple[float, float, float], se
 
 def pools(seed: int) -> list[tuple[float, watermark.Pool]]:
     return [
-        (0.75, _pool(64, 3500, 3000, (0.45, 0.33, 0.22), seed)),
-        (0.25, _pool(128, 700, 1000, (0.1, 0.4, 0.5), seed)),
+        (0.8, _pool(64, 3500, 3000, (0.45, 0.33, 0.22), seed)),
+        (0.2, _pool(128, 500, 700, (0.1, 0.4, 0.5), seed)),
     ]
 
 
@@ -216,9 +217,11 @@ def main() -> None:
         drawn = pools(recipe.seed)
         print(f"drawn in {time.time() - start:.0f} s", flush=True)
 
-        def show(step: int, loss: float) -> None:
-            if step % 100 == 0:
+        def show(step: int, loss: float, detector: Callable[[], Detector]) -> None:
+            if step % 50 == 0:
                 print(f"step {step} loss {loss:.3f} {time.time() - start:.0f} s", flush=True)
+            if step % 250 == 249:
+                watermark.save_detector(detector(), WEIGHTS)
 
         watermark.save_detector(watermark.train(drawn, recipe, show), WEIGHTS)
         photos = len(photographs(TRAIN_PHOTOS))

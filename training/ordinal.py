@@ -190,7 +190,7 @@ def fit(z: Array, stars: Stars, choices: Choices, start: Array | None = None, st
             tried := _objective(theta + size * step, rows, difference, stars, choices, cuts)
         ) < value and size > 1e-4:
             size /= 2
-        if size <= 1e-4 or tried - value < 1e-5:
+        if size <= 1e-4 or tried - value < 1e-8:
             break
         theta, value = theta + size * step, tried
     _, hessian = _derivatives(theta, rows, difference, choices, cuts)

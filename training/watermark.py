@@ -21,11 +21,11 @@ from .overlays import TRAINED, Family, mark
 class Recipe:
     """Sizes and rates of one training run."""
 
-    steps: int = 2000
+    steps: int = 4000
     pairs: int = 20  # pictures a step, each once clean and once marked
     lr: float = 3e-3
     weight_decay: float = 0.02
-    cell_weight: float = 0.5  # of the loss on where the mark is
+    cell_weight: float = 1.0  # of the loss on where the mark is
     seed: int = 0
 
 
@@ -87,22 +87,25 @@ def _blurred(images: Tensor, sigma: Tensor) -> Tensor:
     return F.conv2d(flat, kernel.view(n * channels, 1, 13, 1), groups=n * channels).view(n, channels, size, size)
 
 
-def look_denoised(images: Tensor, amount: float, generator: torch.Generator) -> Tensor:
+def look_denoised(pairs: Tensor, amount: float, generator: torch.Generator) -> Tensor:
     """Makes half (at amount 1) of the pictures look like clean images predicted from noise: blurred, mixed, noisy.
 
     A penalty is asked about such pictures while sampling; a detector that never saw them answers at random there, and
-    its gradient paints patterns instead of removing them.
+    its gradient paints patterns instead of removing them. pairs: (N,6,S,S), the clean and the marked version of a
+    picture, which get the same blur and noise, so that only the mark tells them apart.
     """
-    n, size = len(images), images.shape[-1]
-    other = images[torch.randperm(n, generator=generator)]
+    n, size = len(pairs), pairs.shape[-1]
+    other = pairs[torch.randperm(n, generator=generator)]
     share = _some(n, 0.2 * amount, generator) * _uniform(n, 0.05, 0.35, generator)
-    mixed = images * (1 - share) + other.flip(3) * share
-    blurred = _blurred(mixed, _uniform(n, 0.4, 2.6, generator) * size / 64)
-    images = torch.where(_some(n, 0.45 * amount, generator) > 0, blurred, mixed)
+    pairs, soft = pairs * (1 - share) + other.flip(3) * share, _some(n, 0.45 * amount, generator).flatten() > 0
+    if soft.any():
+        widths = _uniform(n, 0.4, 2.6, generator)[soft] * size / 64
+        pairs = pairs.index_put((soft,), _blurred(pairs[soft], widths))
     coarse = torch.randn(n, 3, size // 8, size // 8, generator=generator)
     patches = F.interpolate(coarse, size=(size, size), mode="bicubic") * _uniform(n, 0, 0.12, generator)
-    grain = torch.randn(images.shape, generator=generator) * _uniform(n, 0, 0.05, generator)
-    return images + patches * _some(n, 0.3 * amount, generator) + grain * _some(n, 0.4 * amount, generator)
+    grain = torch.randn(n, 3, size, size, generator=generator) * _uniform(n, 0, 0.05, generator)
+    noise = patches * _some(n, 0.3 * amount, generator) + grain * _some(n, 0.4 * amount, generator)
+    return pairs + noise.repeat(1, 2, 1, 1)
 
 
 def recompressed(images: Tensor, rng: np.random.Generator, chance: float = 0.25) -> Tensor:
@@ -145,28 +148,48 @@ def batch(
     if rng.random() < 0.3:
         cover = cover.roll(tuple(rng.integers(0, cover.shape[-1], 2)), dims=(2, 3))
     marked, weight = apply_marks(clean, cover, 0.45 - 0.3 * hardness, generator)
-    both = torch.cat([torch.cat([clean, marked]), torch.cat([torch.zeros_like(weight), weight])], dim=1)
+    both = torch.cat([clean, marked, weight], dim=1)
     if rng.random() < 0.6:
         both = _resampled(both, rng)
-    images = recompressed(look_denoised(both[:, :3], hardness, generator), rng, 0.25 * hardness).clamp(0, 1)
-    return images, both[:, 3:]
+    seen = look_denoised(both[:, :6], hardness, generator).clamp(0, 1)
+    images = recompressed(torch.cat([seen[:, :3], seen[:, 3:]]), rng, 0.25 * hardness)
+    return images, torch.cat([torch.zeros_like(weight), both[:, 6:]])
 
 
 def loss(detector: Detector, images: Tensor, weight: Tensor, cell_weight: float) -> Tensor:
-    """Cross-entropy of the picture's logit, and of each cell's: is there a mark, and where."""
+    """Cross-entropy of the picture's logit and of each cell's (is there a mark, and where), and of the order in a pair.
+
+    The first half of the images are the clean versions of the second; that the marked one scores higher is easy to
+    learn, since all else in the two is alike, and it shows the way to the rest.
+    """
     logits, cells = detector(images)
     where = (F.max_pool2d(weight, 8)[:, 0] > 0.1).float()
-    # a crop may have cut the mark off
-    there = (weight.amax(dim=(1, 2, 3)) > 0.1).float()
-    return F.binary_cross_entropy_with_logits(logits, there) + cell_weight * F.binary_cross_entropy_with_logits(
-        cells, where
-    )
+    there = (weight.amax(dim=(1, 2, 3)) > 0.1).float()  # a crop may have cut the mark off
+    clean, marked = logits.chunk(2)
+    order = (F.softplus(clean - marked) * there.chunk(2)[1]).mean()
+    picture = F.binary_cross_entropy_with_logits(logits, there)
+    return picture + order + cell_weight * F.binary_cross_entropy_with_logits(cells, where)
 
 
-def train(
-    pools: Sequence[tuple[float, Pool]], recipe: Recipe, on_step: Callable[[int, float], None] = lambda step, loss: None
-) -> Detector:
-    """pools: (share of the steps, pool), one for each size of picture; larger ones take smaller batches. Seeded."""
+def averaged(model: torch.optim.swa_utils.AveragedModel) -> Detector:
+    """The averaged weights as a frozen detector of its own."""
+    detector = Detector()
+    detector.load_state_dict(model.module.state_dict())
+    return detector.eval().requires_grad_(False)
+
+
+OnStep = Callable[[int, float, Callable[[], Detector]], None]
+
+
+def _ignore(step: int, loss: float, detector: Callable[[], Detector]) -> None:
+    pass
+
+
+def train(pools: Sequence[tuple[float, Pool]], recipe: Recipe, on_step: OnStep = _ignore) -> Detector:
+    """pools: (share of the steps, pool), one for each size of picture; larger ones take smaller batches.
+
+    Seeded. on_step is told the step, its loss, and how to get the detector with the averaged weights so far.
+    """
     torch.manual_seed(recipe.seed)
     generator, rng = torch.Generator().manual_seed(recipe.seed), np.random.default_rng(recipe.seed)
     detector = Detector().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # faster on a CPU
@@ -179,7 +202,7 @@ def train(
     for step in range(recipe.steps):
         pool = pools[rng.choice(len(pools), p=shares / shares.sum())][1]
         pairs = max(6, recipe.pairs * 64**2 // pool.pictures.shape[1] ** 2)
-        images, weight = batch(pool, pairs, min(1.0, 2 * step / recipe.steps), rng, generator)
+        images, weight = batch(pool, pairs, min(1.0, 1.6 * step / recipe.steps), rng, generator)
         value = loss(detector, images.contiguous(memory_format=torch.channels_last), weight, recipe.cell_weight)
         optimiser.zero_grad()
         value.backward()
@@ -187,10 +210,8 @@ def train(
         optimiser.step()
         schedule.step()
         average.update_parameters(detector)
-        on_step(step, value.item())
-    trained = average.module
-    assert isinstance(trained, Detector)
-    return trained.eval().requires_grad_(False)
+        on_step(step, value.item(), lambda: averaged(average))
+    return averaged(average)
 
 
 def save_detector(detector: Detector, path: Path) -> None:
