@@ -274,7 +274,7 @@ def train_vision() -> None:
     for name, weight in net.named_parameters():
         weight.requires_grad_(name.startswith(("vision_model.", "visual_projection.")))
     order, rng = batches(len(data), 192, 5), np.random.default_rng(5)
-    fit("vision", net, contrastive_loss(net, data, tok, order, rng), 900, 1e-3, save_every=50)
+    fit("vision", net, contrastive_loss(net, data, tok, order, rng), 600, 1e-3, save_every=50)
     save_towers(net)
 
 
@@ -316,8 +316,27 @@ def latents() -> torch.Tensor:
             vae.encode(as_tensor(data[i : i + 100])).latent_dist.mean * models.LATENT_SCALE
             for i in range(0, len(data), 100)
         ]
-        save_file({"latents": torch.cat(z)}, path)
+        save_file({"latents": torch.cat(z).contiguous()}, path)
     return load_file(path)["latents"]
+
+
+def train_decoder() -> None:
+    """The decoder goes on alone on whole pictures: sharper, while the latents, and so the UNet, stay as they are."""
+    data, z, net = pictures(), latents(), load_vae()
+    for name, weight in net.named_parameters():
+        weight.requires_grad_(name.startswith(("decoder.", "post_quant_conv.")))
+    order, noise = batches(len(data), 12, 6), torch.Generator().manual_seed(6)
+
+    def loss_of(step: int) -> torch.Tensor:
+        index = np.sort(next(order))
+        x, grain = as_tensor(data[index]), 0.1 * torch.randn((len(index), 4, 8, 8), generator=noise)
+        with torch.autocast("cpu", torch.bfloat16):
+            y = net.decode((z[index] + grain) / models.LATENT_SCALE).sample.float()
+        edges = sum((y.diff(dim=d) - x.diff(dim=d)).abs().mean() for d in (2, 3))
+        return (y - x).abs().mean() + 5 * (y - x).square().mean() + 0.5 * edges
+
+    fit("decoder", net, loss_of, 400, 1e-3, decay=0.98)
+    save_half(net.state_dict(), models.WEIGHTS / "vae" / "diffusion_pytorch_model.safetensors")
 
 
 def train_unet() -> None:
@@ -340,7 +359,7 @@ def train_unet() -> None:
         weight = snr.clamp(max=5) / (snr + 1)  # min-SNR-5 on x0, as the weight of v's error
         return ((v - (a * n - s * x0)).square().mean((1, 2, 3)) * (0.1 + weight)).mean()
 
-    steps = int(os.environ.get("UNET_STEPS", 3600))
+    steps = int(os.environ.get("UNET_STEPS", 2200))
     fit("unet", net, loss_of, steps, 1.5e-3, decay=0.9985)
     save_half(net.state_dict(), models.WEIGHTS / "unet" / "diffusion_pytorch_model.safetensors")
 
@@ -359,7 +378,7 @@ def train_judge() -> None:
         x = judge.soften((as_tensor(data[index]) + 1) / 2, gen)
         return judge.loss(net(x), judge.truth_of_scenes([scenes[i] for i in index]))
 
-    fit("judge", net, loss_of, int(os.environ.get("JUDGE_STEPS", 1600)), 2e-3)
+    fit("judge", net, loss_of, int(os.environ.get("JUDGE_STEPS", 2300)), 2e-3)
     save_half(net.state_dict(), models.WEIGHTS / "judge.safetensors")
     judged = judge.look(net, (as_tensor(data[-1000:]) + 1) / 2)
     print({k: round(float(v), 4) for k, v in judge.agreement(judged, judge.truth_of_scenes(scenes[-1000:])).items()})
@@ -421,6 +440,7 @@ STAGES = {
     "vae": train_vae,
     "clip": train_clip,
     "latents": latents,
+    "decoder": train_decoder,
     "unet": train_unet,
     "judge": train_judge,
     "vision": train_vision,
