@@ -17,8 +17,9 @@ from .judge import Truth
 # Share of the variance of each part over scenes of the drawn world, where the prompt leaves all of it open.
 SHARES = {"size": 0.45, "texture": 0.20, "count": 0.10, "place": 0.10, "watermark": 0.15}
 
-# For a normal utility, P(two noisy answers agree) = 1/2 + asin(1 / (1 + noise^2)) / pi = .75 at noise^2 = sqrt(2) - 1.
-NOISE = math.sqrt(math.sqrt(2) - 1)
+# For a normal utility of variance v, P(two noisy answers agree) = 1/2 + asin(v / (v + noise^2)) / pi, which is .75 at
+# noise^2 = (sqrt(2) - 1) * v. What the prompts of the loop say takes a share of the taste away and leaves v = .86.
+NOISE = math.sqrt(0.86 * (math.sqrt(2) - 1))
 CUTS = (-1.0, -0.35, 0.3, 0.95)  # utility, in standard deviations, at which one star more is given
 
 
