@@ -10,7 +10,11 @@ from safetensors.torch import load_file
 
 pytestmark = pytest.mark.comfy
 
-PROMPTS = ["two large red stars on the left, dark plain background", "", "one small blue circle, busy background, watermark"]
+PROMPTS = [
+    "two large red stars on the left, dark plain background",
+    "",
+    "one small blue circle, busy background, watermark",
+]
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +28,7 @@ def parts() -> tuple[Any, Any, Any, Any]:
 @pytest.fixture(scope="module")
 def pipe() -> Any:
     from diffusers import StableDiffusionPipeline
+
     from feedback_loop.nodes.demo import WEIGHTS
 
     made = StableDiffusionPipeline.from_pretrained(WEIGHTS, safety_checker=None, torch_dtype=torch.float32)
@@ -71,7 +76,8 @@ def test_a_whole_run_gives_the_same_pixels_to_two_in_255(parts: Any, pipe: Any) 
 
     model, clip, vae, _ = parts
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(7))
-    theirs = pipe(PROMPTS[0], num_inference_steps=20, guidance_scale=2.0, latents=noise, output_type="np", height=64, width=64)
+    size = {"height": 64, "width": 64, "output_type": "np"}
+    theirs = pipe(PROMPTS[0], num_inference_steps=20, guidance_scale=2.0, latents=noise, **size)
     steps = pipe.scheduler.timesteps.tolist()
     assert steps[0] == 999
     table = model.model.model_sampling.sigmas
@@ -87,15 +93,17 @@ def test_a_whole_run_gives_the_same_pixels_to_two_in_255(parts: Any, pipe: Any) 
 
 @torch.inference_mode()
 def test_the_image_tower_is_the_same_in_transformers(parts: Any) -> None:
-    from feedback_loop.nodes.demo import WEIGHTS
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    from feedback_loop.nodes.demo import WEIGHTS
 
     folder = WEIGHTS / "image_encoder"
     theirs = CLIPVisionModelWithProjection(CLIPVisionConfig.from_pretrained(folder)).float().eval()
     theirs.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()}, strict=False)
     image = torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(1))
     vision = parts[3]
-    pixels = (image.movedim(-1, 1) - torch.tensor(vision.image_mean)[:, None, None]) / torch.tensor(vision.image_std)[:, None, None]
+    mean, std = (torch.tensor(v)[:, None, None] for v in (vision.image_mean, vision.image_std))
+    pixels = (image.movedim(-1, 1) - mean) / std
     ours = vision.encode_image(image)["image_embeds"]
     # ComfyUI rounds pixels to 255 steps before it normalises, hence the tolerance.
     assert (ours - theirs(pixel_values=pixels).image_embeds).abs().max() < 2e-2
