@@ -112,7 +112,7 @@ def _rated_pair(left: RatedImage, right: RatedImage) -> Pair:
 
 
 def compared_pairs(compared: Iterable[ComparedImages], ties: bool = True) -> list[Pair]:
-    """Pairs from side-by-side choices. "Both bad" says nothing of the pair and "skip" nothing at all: see `both_bad`."""
+    """Pairs from side-by-side choices. "Both bad" says nothing of the pair, "skip" nothing at all: see `both_bad`."""
     return [
         Pair(
             left=one.left,

@@ -194,7 +194,7 @@ class FeedbackDemoModel(io.ComfyNode):
             outputs=[
                 io.Model.Output(tooltip="The denoiser. Latents are 8 x 8 for pictures of 64 x 64."),
                 io.Clip.Output(
-                    tooltip="The text encoder; it knows words such as: two large red stars on the left, bright plain background."
+                    tooltip="The text encoder. It knows words such as: two large red stars, bright plain background."
                 ),
                 io.Vae.Output(tooltip="The autoencoder."),
                 io.ClipVision.Output(tooltip="The image encoder that a learned taste needs."),

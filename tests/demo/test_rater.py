@@ -54,7 +54,7 @@ def test_the_bound_of_a_perfectly_consistent_rater_is_one_and_of_a_coin_one_half
 
 
 def test_a_perfect_score_reaches_the_agreement_and_a_random_one_chance() -> None:
-    """For normal utility with noise^2 = (sqrt(2) - 1) * variance the utility itself agrees with one answer with probability
+    """At noise^2 = (sqrt(2) - 1) * variance a normal utility agrees with one answer with probability
     1/2 + asin(2^-1/4) / pi = .818; 500 pairs of 400 pictures leave about 2.5 points of error."""
     rng = np.random.default_rng(5)
     utility = 0.86**0.5 * rng.standard_normal(400)
