@@ -267,7 +267,7 @@ class FeedbackEvaluate(io.ComfyNode):
         diversity = [evaluation.diversity(features(images, eye), rows) for images in (a, b)]
         result = compare(*rewards, rows, diversity)
         shown = side_by_side(a, b, rewards, rows)
-        plot = interval_plot({"B wins": result.win_rate}, "Share of pairs that B wins", reference=0.5)
+        plot = interval_plot({"B wins": result.win_rate}, "Share of pairs that B wins", 0.5, limits=(0, 1))
         report = verdict(result)
         numbers = figures(result, judge, rows, own_seeds, rewards)
         preview = ui.PreviewImage(shown, cls=cls).as_dict() | {"text": (report,)}

@@ -58,11 +58,16 @@ def interval_plot(
     title: str,
     reference: float | None = None,
     size: tuple[int, int] = (768, 160),
+    limits: tuple[float, float] | None = None,
 ) -> Tensor:
-    """Each row's (value, low, high) as a dot on its interval, over a dashed line at `reference`; IMAGE (1, H, W, 3)."""
+    """Each row's (value, low, high) as a dot on its interval, over a dashed line at `reference`; IMAGE (1, H, W, 3).
+
+    limits: what the axis has to show whatever the values are, such as (0, 1) for shares.
+    """
     image, draw = _canvas(size)
     _text(draw, (size[0] / 2, 6), title, 16, anchor="ma", width=size[0] - 16)
     known = [v for row in rows.values() for v in row if math.isfinite(v)] + ([] if reference is None else [reference])
+    known += limits or ()
     if not known or not rows:
         _text(draw, (size[0] / 2, size[1] / 2), "nothing to show yet", 14, anchor="mm")
         return _tensor(image)

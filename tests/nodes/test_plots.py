@@ -75,6 +75,13 @@ def test_an_interval_is_drawn_between_its_ends_around_its_value() -> None:
     assert abs(columns.median() - at[1]) < 4
 
 
+def test_the_axis_shows_its_limits_whatever_the_values_are() -> None:
+    """Limits 0 - .05 to 1 + .05 over columns 180 to 740: .1 stands at 180 + .15 / 1.1 * 560."""
+    row = {"share": (0.1, 0.1, 0.1)}
+    dot = where(plots.interval_plot(row, "t", size=(764, 160), limits=(0, 1)), plots.COLOURS[0])[:, 1].float()
+    assert abs(dot.median() - (180 + 0.15 / 1.1 * 560)) < 2
+
+
 def test_an_interval_plot_without_rows_says_so() -> None:
     assert plots.interval_plot({}, "t").shape == (1, 160, 768, 3)
     assert plots.interval_plot({"a": (math.nan,) * 3}, "t").shape == (1, 160, 768, 3)

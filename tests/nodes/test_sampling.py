@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import comfy.model_management
 import comfy.samplers
 import nodes as comfy_nodes
@@ -22,6 +24,13 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 _made: dict[str, tuple] = {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _let_go() -> Iterator[None]:
+    """ComfyUI's models complain when the interpreter takes them down at its end."""
+    yield
+    _made.clear()
 
 
 def model_and_vae(kind: str) -> tuple:
