@@ -80,7 +80,7 @@ def guided(denoised: Tensor, sigma: Tensor, guides: Sequence[Guide], process: Pr
     if not guides or tau <= 0:
         return denoised
     deviation = _posterior_deviation(process, sigma, denoised)
-    step = sum(_step(denoised, guide, deviation, tau) for guide in guides)
+    step = torch.stack([_step(denoised, guide, deviation, tau) for guide in guides]).sum(0)
     radius = tau * max(guide.strength for guide in guides) * deviation
     step = capped(step, radius, _union([guide.mask for guide in guides]))
     return (at_least_float32(denoised) + step).to(denoised.dtype)
