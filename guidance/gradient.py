@@ -21,10 +21,11 @@ from ..diffusion.process import Process, at_least_float32, per_sample
 RewardOfLatent = Callable[[Tensor], Tensor]
 """Clean latents in model space (B, C, *spatial) -> (B,), with a gradient; one sample never sees another."""
 
-NEGLIGIBLE = 0.02
-"""A reward that one standard deviation of x0 given x would change by less than this has nearly all it can get: below,
-the step shrinks in proportion instead of being as long as the trust region. In the unit of rewards, for which 1 is a
-standard deviation of a taste, or a factor e in a detector's odds."""
+NEGLIGIBLE = 0.001
+"""A reward that one standard deviation of x0 given x would change by less than this is as good as flat: there the step
+shrinks in proportion instead of being as long as the trust region. In the unit of rewards, for which 1 is a standard
+deviation of a taste or of a colour, or a factor e in a detector's odds. The brightness of a whole picture of 1024
+pixels, which no single latent moves by much, is estimated to change by .002."""
 
 log = logging.getLogger(__name__)
 
