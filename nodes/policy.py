@@ -154,15 +154,17 @@ def _cast_adapters(adapters: Adapters) -> None:
             continue
         layer.cast_input_dtype_enabled = False
         for part in (layer.lora_A, layer.lora_B):
-            if type(part["theta"]) is nn.Linear:
-                part["theta"] = _casting(part["theta"])
-            part["theta"].comfy_cast_weights = True
+            part["theta"] = _casting(part["theta"])
 
 
-def _casting(linear: nn.Linear) -> nn.Linear:
-    cast = comfy.ops.manual_cast.Linear(linear.in_features, linear.out_features, bias=False, device="meta")
-    cast.weight = linear.weight
-    return cast
+def _casting(layer: Any) -> nn.Module:
+    """PEFT makes linear layers of torch's own class and convolutions of the network's."""
+    if type(layer) is nn.Linear:
+        cast = comfy.ops.manual_cast.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
+        cast.weight = layer.weight
+        return cast
+    layer.comfy_cast_weights = True
+    return layer
 
 
 def sigma_sampler(sampling: Any) -> SigmaAt:

@@ -17,7 +17,7 @@ import folder_paths
 from torch import Tensor
 
 from ..training import lora_files
-from ..training.adapters import LAYERS, LowRank, MovingAverage
+from ..training.adapters import LAYERS, Layers, LowRank, MovingAverage
 from ..training.loop import Plan, Step, train
 from ..training.objectives import Nft, Objective, Sft
 from ..training.runs import Run
@@ -207,7 +207,7 @@ class FeedbackTrainLora(io.ComfyNode):
         rank,
         seed,
         name,
-        layers="all",
+        layers: Layers = "all",
     ) -> io.NodeOutput:
         check_vae(vae, model)
         chosen = dict(objective)

@@ -57,17 +57,20 @@ class Adapters:
         with torch.random.fork_rng(devices=[]):  # PEFT draws from the global generator
             inject_adapter_in_model(config, self.network, name)
         del self.network.peft_config  # or PEFT warns of it when the second adapter comes
+        for path in self._targets:
+            layer = self.network.get_submodule(path)
+            for part in (layer.lora_A, layer.lora_B):
+                part[name].float()  # type: ignore[operator]  # steps of 1e-4 are lost in half precision
         self.layers: list[LoraLayer] = [self.network.get_submodule(path) for path in self._targets]  # type: ignore[misc]
 
     @torch.no_grad()
     def _start(self, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
-        for layer in self.layers:
-            down = layer.lora_A["theta"].weight
+        for down, up in zip(self.parameters()[::2], self.parameters()[1::2], strict=True):
             start = torch.empty(down.shape)
             nn.init.kaiming_uniform_(start, a=5**0.5, generator=generator)
             down.copy_(start)
-            layer.lora_B["theta"].weight.zero_()
+            up.zero_()
 
     def parameters(self, view: View = "theta") -> list[nn.Parameter]:
         """down and up of every layer, in the order of the network's layers."""
@@ -96,9 +99,9 @@ class Adapters:
             for layer in self.layers:
                 layer.set_adapter("theta")
             decay = 0.0
-        for parameter in self.parameters("old"):
-            parameter.requires_grad_(False)
-        torch._foreach_lerp_(self.parameters("old"), self.parameters(), 1 - decay)
+        for old, theta in zip(self.parameters("old"), self.parameters(), strict=True):
+            old.requires_grad_(False)
+            old.lerp_(theta, 1 - decay)
 
     @torch.no_grad()
     def low_rank(self, values: Sequence[Tensor] | None = None) -> dict[str, LowRank]:

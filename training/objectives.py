@@ -45,7 +45,8 @@ class Batch:
 class Objective(Protocol):
     """A loss a picture, and the views beside theta that it compares with."""
 
-    views: tuple[View, ...]
+    @property
+    def views(self) -> tuple[View, ...]: ...
 
     def labels(self, z: Tensor) -> Tensor:
         """Standardised ratings (N,) -> labels (N,)."""

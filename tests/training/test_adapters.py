@@ -151,6 +151,13 @@ def test_low_rank_takes_other_values_than_thetas(network: Network) -> None:
     assert (parts[1].down == 2).all() and (parts[1].up == 3).all()
 
 
+def test_the_adapter_of_a_half_precision_network_is_in_float32(network: Network, x: Tensor) -> None:
+    """AdamW's steps of 1e-4 are below bfloat16's resolution of weights around .1."""
+    adapters = Adapters(network.bfloat16(), rank=4, seed=0)
+    assert {p.dtype for p in adapters.parameters()} == {torch.float32}
+    assert network(x.bfloat16()).dtype == torch.bfloat16
+
+
 def test_which_layers_are_adapted(network: Network) -> None:
     """Grouped convolutions are left out: LoRA files cannot say what a low rank part of one is."""
     attention = ["attn.to_q", "attn.to_out"]
