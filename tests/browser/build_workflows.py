@@ -25,7 +25,9 @@ def open_comfyui(page: Page, url: str, vue_nodes: bool) -> None:
     settings = {"Comfy.VueNodes.Enabled": vue_nodes, "Comfy.TutorialCompleted": True}
     page.request.post(f"{url}/settings", data=settings)
     page.goto(url)
-    page.wait_for_function("() => window.app?.graph && window.app?.extensionManager", timeout=120_000)
+    page.wait_for_function(
+        "() => window.app?.graph && window.app?.extensionManager?.workflow?.activeWorkflow", timeout=120_000
+    )
     page.wait_for_timeout(1500)
 
 

@@ -18,6 +18,9 @@ FLAGS = (
     "--disable-component-update --disable-sync"
 ).split()
 
+# The workflow of the last visit is opened after the application is there, and would replace one loaded before that.
+LOADED = "() => window.app?.graph && window.app?.extensionManager?.workflow?.activeWorkflow"
+
 
 class ComfyPage:
     """ComfyUI in the browser: what a user does, in a few verbs. `page` is playwright's own."""
@@ -30,7 +33,7 @@ class ComfyPage:
 
     def open(self) -> ComfyPage:
         self.page.goto(self.server.url)
-        self.page.wait_for_function("() => window.app?.graph && window.app?.extensionManager", timeout=180_000)
+        self.page.wait_for_function(LOADED, timeout=180_000)
         return self
 
     def set_vue_nodes(self, enabled: bool) -> ComfyPage:

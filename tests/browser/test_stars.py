@@ -235,6 +235,7 @@ def test_text_from_a_prompt_is_shown_as_text(renderer: Any) -> None:
     renderer.page.keyboard.press(" ")
     expect(renderer.page.locator(".fl-prompt")).to_have_text(hostile)
     assert renderer.page.evaluate("() => window.hacked") is None
+    renderer.page.keyboard.press("Escape")
 
 
 def test_the_view_is_no_part_of_the_saved_workflow_or_of_the_prompt(capture: Capture) -> None:

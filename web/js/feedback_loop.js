@@ -17,6 +17,17 @@ function collectionOf(node) {
   return node.feedbackCollection ?? String(node.widgets.find((widget) => widget.name === "collection").value).trim();
 }
 
+// By node id, what the last removed node of that id showed.
+const left = new Map();
+
+/** Undo, like every loading, makes nodes anew under their old ids; the Vue renderer then goes on showing the element of
+ * the node that is gone, so ours takes its place. */
+function replaceWhatWasLeft(node, view) {
+  const stale = left.get(node.id);
+  if (stale?.isConnected && !view.element.isConnected) stale.replaceWith(view.element);
+  left.delete(node.id);
+}
+
 function addCaptureView(node) {
   const view = new CaptureView(() => collectionOf(node));
   const options = { serialize: false, hideOnZoom: false, getMinHeight: () => MIN_HEIGHT };
@@ -45,7 +56,11 @@ function listenToNode(node, view) {
     view.refresh();
   });
   after(node, "onConfigure", () => view.refresh());
-  after(node, "onRemoved", () => view.remove());
+  after(node, "onAdded", () => replaceWhatWasLeft(node, view));
+  after(node, "onRemoved", () => {
+    left.set(node.id, view.element);
+    view.remove();
+  });
   view.refresh();
 }
 
