@@ -131,7 +131,10 @@ class Nft:
 
     beta: float = 1.0
     kl: float = 1e-3
-    views: ClassVar[tuple[View, ...]] = ("ref",)
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        return ("ref",)
 
     def labels(self, z: Tensor) -> Tensor:
         return rating_probabilities(z)
