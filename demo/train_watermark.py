@@ -209,11 +209,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--measure", action="store_true", help="measure the saved weights only")
     parser.add_argument("--steps", type=int, default=watermark.Recipe.steps)
+    parser.add_argument("--minutes", type=float, help="end the training after this time at the latest")
+    parser.add_argument("--resume", action="store_true", help="go on from the saved weights")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     report: dict[str, object] = json.loads(REPORT.read_text()) if chosen.measure and REPORT.exists() else {}
     if not chosen.measure:
-        recipe, start = watermark.Recipe(steps=chosen.steps), time.time()
+        recipe, start = watermark.Recipe(steps=chosen.steps, minutes=chosen.minutes), time.time()
         drawn = pools(recipe.seed)
         print(f"drawn in {time.time() - start:.0f} s", flush=True)
 
@@ -223,7 +225,8 @@ def main() -> None:
             if step % 250 == 249:
                 watermark.save_detector(detector(), WEIGHTS)
 
-        watermark.save_detector(watermark.train(drawn, recipe, show), WEIGHTS)
+        start_from = load_detector() if chosen.resume else None
+        watermark.save_detector(watermark.train(drawn, recipe, show, start_from), WEIGHTS)
         photos = len(photographs(TRAIN_PHOTOS))
         report = {"seconds": round(time.time() - start), "steps": recipe.steps, "photographs": photos}
     measure(load_detector(), report)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,7 @@ class Recipe:
     weight_decay: float = 0.02
     cell_weight: float = 1.0  # of the loss on where the mark is
     seed: int = 0
+    minutes: float | None = None  # on a busy machine: the schedule ends after this time at the latest
 
 
 @dataclass
@@ -185,32 +188,39 @@ def _ignore(step: int, loss: float, detector: Callable[[], Detector]) -> None:
     pass
 
 
-def train(pools: Sequence[tuple[float, Pool]], recipe: Recipe, on_step: OnStep = _ignore) -> Detector:
+def train(
+    pools: Sequence[tuple[float, Pool]], recipe: Recipe, on_step: OnStep = _ignore, start: Detector | None = None
+) -> Detector:
     """pools: (share of the steps, pool), one for each size of picture; larger ones take smaller batches.
 
-    Seeded. on_step is told the step, its loss, and how to get the detector with the averaged weights so far.
+    Seeded. on_step is told the step, its loss, and how to get the detector with the averaged weights so far. start: a
+    detector to go on from.
     """
     torch.manual_seed(recipe.seed)
     generator, rng = torch.Generator().manual_seed(recipe.seed), np.random.default_rng(recipe.seed)
     detector = Detector().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # faster on a CPU
+    if start is not None:
+        detector.load_state_dict(start.state_dict())
     optimiser = torch.optim.AdamW(detector.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.lr, total_steps=recipe.steps, pct_start=0.15)
     shares = np.array([share for share, _ in pools])
     average = torch.optim.swa_utils.AveragedModel(
-        detector, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995), use_buffers=True
+        detector, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.99), use_buffers=True
     )
-    for step in range(recipe.steps):
+    began, step, done = time.monotonic(), 0, 0.0
+    while done < 1:
+        optimiser.param_groups[0]["lr"] = recipe.lr * min(1, 10 * done + 1e-3, 0.5 * (1 + math.cos(math.pi * done)))
         pool = pools[rng.choice(len(pools), p=shares / shares.sum())][1]
         pairs = max(6, recipe.pairs * 64**2 // pool.pictures.shape[1] ** 2)
-        images, weight = batch(pool, pairs, min(1.0, 1.6 * step / recipe.steps), rng, generator)
+        images, weight = batch(pool, pairs, min(1.0, 1.6 * done), rng, generator)
         value = loss(detector, images.contiguous(memory_format=torch.channels_last), weight, recipe.cell_weight)
         optimiser.zero_grad()
         value.backward()
         torch.nn.utils.clip_grad_norm_(detector.parameters(), 2.0)
         optimiser.step()
-        schedule.step()
         average.update_parameters(detector)
         on_step(step, value.item(), lambda: averaged(average))
+        step += 1
+        done = max(step / recipe.steps, (time.monotonic() - began) / (60 * (recipe.minutes or math.inf)))
     return averaged(average)
 
 
