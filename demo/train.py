@@ -339,29 +339,47 @@ def train_decoder() -> None:
     save_half(net.state_dict(), models.WEIGHTS / "vae" / "diffusion_pytorch_model.safetensors")
 
 
-def train_unet() -> None:
-    """v-prediction, min-SNR-5, captions dropped one time in ten."""
-    z, tok, net = latents(), tokenizer(), models.new_unet()
-    text = load_clip().text_model
-    order, rng, gen = batches(len(z), 128, 3), np.random.default_rng(3), torch.Generator().manual_seed(3)
+def denoising_loss(unet, text, z: torch.Tensor, tok, seed: int, layout: bool) -> Callable[[int], torch.Tensor]:
+    """v-prediction, captions dropped one time in ten. `layout`: the plain loss on v, which leaves the noisiest steps,
+    where place and count are decided, their full weight; else min-SNR-5, which sees to detail first."""
+    order, rng, gen = batches(len(z), 128, seed), np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     bar = models.alphas_bar()
 
     def loss_of(step: int) -> torch.Tensor:
         index = next(order)
         captions = [world.caption(scene_of(i), rng) if rng.random() > 0.1 else "" for i in index]
-        with torch.no_grad():
-            cond = text(tokens_of(captions, tok, models.TEXT_TOKENS)).last_hidden_state
+        cond = text(tokens_of(captions, tok, models.TEXT_TOKENS)).last_hidden_state
         t = torch.randint(0, 1000, (len(index),), generator=gen)
         a, s = bar[t].sqrt()[:, None, None, None], (1 - bar[t]).sqrt()[:, None, None, None]
         x0, n = z[index], torch.randn((len(index), 4, 8, 8), generator=gen)
-        v = net(a * x0 + s * n, t, cond).sample
+        v = unet(a * x0 + s * n, t, cond).sample
         snr = bar[t] / (1 - bar[t])
-        weight = snr.clamp(max=5) / (snr + 1)  # min-SNR-5 on x0, as the weight of v's error
-        return ((v - (a * n - s * x0)).square().mean((1, 2, 3)) * (0.1 + weight)).mean()
+        weight = torch.ones_like(snr) if layout else 0.1 + snr.clamp(max=5) / (snr + 1)
+        return ((v - (a * n - s * x0)).square().mean((1, 2, 3)) * weight).mean()
 
-    steps = int(os.environ.get("UNET_STEPS", 2200))
-    fit("unet", net, loss_of, steps, 1.5e-3, decay=0.9985)
-    save_half(net.state_dict(), models.WEIGHTS / "unet" / "diffusion_pytorch_model.safetensors")
+    return loss_of
+
+
+def train_unet() -> None:
+    unet, text = models.new_unet(), load_clip().text_model.requires_grad_(False)
+    loss_of = denoising_loss(unet, text, latents(), tokenizer(), 3, layout=False)
+    fit("unet", unet, loss_of, 2200, 1.5e-3, decay=0.9985)
+    save_half(unet.state_dict(), UNET_FILE)
+
+
+def train_joint() -> None:
+    """UNet and text encoder go on together: what the captions' contrast did not teach the text encoder to tell apart
+    (places, counts) the UNet could not follow."""
+    clip, unet = load_clip(), models.new_unet()
+    unet.load_state_dict({k: v.float() for k, v in load_file(UNET_FILE).items()})
+    both = torch.nn.ModuleDict({"unet": unet, "text": clip.text_model})
+    loss_of = denoising_loss(unet, clip.text_model, latents(), tokenizer(), 8, layout=True)
+    fit("joint", both, loss_of, int(os.environ.get("JOINT_STEPS", 600)), 8e-4, decay=0.99, save_every=50)
+    save_half(unet.state_dict(), UNET_FILE)
+    save_towers(clip)
+
+
+UNET_FILE = models.WEIGHTS / "unet" / "diffusion_pytorch_model.safetensors"
 
 
 def train_judge() -> None:
@@ -442,6 +460,7 @@ STAGES = {
     "latents": latents,
     "decoder": train_decoder,
     "unet": train_unet,
+    "joint": train_joint,
     "judge": train_judge,
     "vision": train_vision,
 }
