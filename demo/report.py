@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 TITLES = {
     "plain": "Plain",
@@ -47,6 +47,18 @@ def grid(images: torch.Tensor, columns: int = 8, gap: int = 2, zoom: int = 2) ->
         tile = Image.fromarray((image.permute(1, 2, 0).numpy() * 255).round().astype("uint8"))
         sheet.paste(tile, ((i % columns) * (w + gap), (i // columns) * (h + gap)))
     return sheet.resize((sheet.width * zoom, sheet.height * zoom), Image.Resampling.NEAREST)
+
+
+def side_by_side(grids: dict[str, Image.Image], names: Sequence[str], gap: int = 24) -> Image.Image:
+    """Some rows beside each other under their titles, as the README shows them."""
+    font, head = ImageFont.load_default(size=22), 44
+    width, height = grids[names[0]].size
+    sheet = Image.new("RGB", (len(names) * (width + gap) - gap, height + head), "white")
+    for i, name in enumerate(names):
+        left = i * (width + gap)
+        ImageDraw.Draw(sheet).text((left, 8), TITLES[name], fill="black", font=font)
+        sheet.paste(grids[name], (left, head))
+    return sheet
 
 
 def _embedded(image: Image.Image) -> str:
@@ -152,9 +164,10 @@ def paragraph(report: dict[str, Any]) -> str:
 
 
 def write(out: Path, report: dict[str, Any], grids: dict[str, Image.Image], losses: Sequence[float]) -> Path:
-    """Writes report.html and one JPEG a row; the path of the page."""
+    """Writes report.html, one JPEG a row and result.jpg; the path of the page."""
     for name, image in grids.items():
         image.save(out / f"{name}.jpg", quality=90)
+    side_by_side(grids, ("plain", "taste_guidance", "both")).save(out / "result.jpg", quality=88)
     figures = "".join(_figure(name, grids[name], report[name]) for name in TITLES)
     sections = [
         f"<h1>The loop, closed once</h1><p>{html.escape(paragraph(report))}</p>",
