@@ -58,7 +58,7 @@ def side_by_side(grids: dict[str, Image.Image], names: Sequence[str], gap: int =
         left = i * (width + gap)
         ImageDraw.Draw(sheet).text((left, 8), TITLES[name], fill="black", font=font)
         sheet.paste(grids[name], (left, head))
-    return sheet
+    return sheet.resize((sheet.width // 2, sheet.height // 2), Image.Resampling.BOX)
 
 
 def _embedded(image: Image.Image) -> str:
@@ -167,7 +167,7 @@ def write(out: Path, report: dict[str, Any], grids: dict[str, Image.Image], loss
     """Writes report.html, one JPEG a row and result.jpg; the path of the page."""
     for name, image in grids.items():
         image.save(out / f"{name}.jpg", quality=90)
-    side_by_side(grids, ("plain", "taste_guidance", "both")).save(out / "result.jpg", quality=88)
+    side_by_side(grids, ("plain", "taste_guidance", "lora", "both")).save(out / "result.jpg", quality=88)
     figures = "".join(_figure(name, grids[name], report[name]) for name in TITLES)
     sections = [
         f"<h1>The loop, closed once</h1><p>{html.escape(paragraph(report))}</p>",
