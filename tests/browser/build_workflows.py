@@ -17,6 +17,7 @@ from playwright.sync_api import Page, sync_playwright  # noqa: E402
 from workflow_layout import build  # noqa: E402
 from workflow_plans import PLANS  # noqa: E402
 
+LOADED = "() => window.app?.graph && window.app?.extensionManager?.workflow?.activeWorkflow"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 
 
