@@ -374,7 +374,7 @@ def train_joint() -> None:
     unet.load_state_dict({k: v.float() for k, v in load_file(UNET_FILE).items()})
     both = torch.nn.ModuleDict({"unet": unet, "text": clip.text_model})
     loss_of = denoising_loss(unet, clip.text_model, latents(), tokenizer(), 8, layout=True)
-    fit("joint", both, loss_of, int(os.environ.get("JOINT_STEPS", 600)), 8e-4, decay=0.99, save_every=50)
+    fit("joint", both, loss_of, int(os.environ.get("JOINT_STEPS", 450)), 8e-4, decay=0.99, save_every=50)
     save_half(unet.state_dict(), UNET_FILE)
     save_towers(clip)
 
