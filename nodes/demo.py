@@ -183,7 +183,7 @@ class FeedbackDemoModel(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FeedbackDemoModel",
-            display_name="Demo Model (feedback)",
+            display_name="Demo model",
             category="feedback/demo",
             search_aliases=["tiny model", "demo", "example model"],
             description=(

@@ -205,7 +205,7 @@ class FeedbackRewardGuidance(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FeedbackRewardGuidance",
-            display_name="Reward Guidance",
+            display_name="Reward guidance",
             category="feedback/guidance",
             description=(
                 "Steers every picture that the model makes towards a higher reward: what you taught it to like, fewer "

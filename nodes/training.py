@@ -127,7 +127,7 @@ class FeedbackTrainLora(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FeedbackTrainLora",
-            display_name="Train LoRA from Feedback",
+            display_name="Train LoRA from feedback",
             category="feedback/training",
             search_aliases=["fine-tune", "RLHF", "reward-weighted", "NFT", "lora training", "learn from ratings"],
             description=(
@@ -137,7 +137,7 @@ class FeedbackTrainLora(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 io.Model.Input("model", tooltip="The model that made the rated pictures; it stays as it is."),
-                FEEDBACK.Input("feedback", tooltip="Which ratings to learn from: connect Feedback Dataset."),
+                FEEDBACK.Input("feedback", tooltip="Which ratings to learn from: connect Collect feedback."),
                 io.Clip.Input("clip", tooltip="The model's text encoder; each prompt is encoded once."),
                 io.Vae.Input("vae", tooltip="The model's VAE; each picture is encoded once."),
                 io.DynamicCombo.Input(

@@ -124,7 +124,7 @@ GUIDE_NOTE = """# Learn a taste and guide by it
 Needs the stars from *01 Collect ratings*. **Learn a taste** fits them in seconds and says how often it ranks two \
 pictures as you did, on prompts that it has not seen. Half is chance.
 
-**Reward Guidance** then nudges every step of the sampler towards what you like. Both samplers have the same seed, so \
+**Reward guidance** then nudges every step of the sampler towards what you like. Both samplers have the same seed, so \
 the two rows differ by your taste alone. *strength* 0 is off, 1 is a good start.
 
 The guided pictures can be rated too: the next run learns from them as well."""
@@ -181,7 +181,7 @@ WATERMARK_NOTE = """# Fewer watermarks
 Models learn watermarks from the pictures they were trained on: about a third of what the demo model draws has one.
 
 **Watermark penalty** is a small detector, trained on drawn marks, used as a reward: the surer it sees a mark, the \
-lower. **Reward Guidance** steers every step away from it. Both samplers have the same seed, so the two rows differ by \
+lower. **Reward guidance** steers every step away from it. Both samplers have the same seed, so the two rows differ by \
 the penalty alone.
 
 Rewards add up: *Combine rewards* takes this one and your taste together."""
@@ -230,7 +230,7 @@ LORA_NOTE = """# Train a LoRA from your stars
 Guidance steers one run and costs time in each. A LoRA puts the same taste into the weights: a small file that every \
 ComfyUI loads with *Load LoRA*.
 
-Needs the stars from *01 Collect ratings*. **Train LoRA from Feedback** learns from the pictures you liked, takes some \
+Needs the stars from *01 Collect ratings*. **Train LoRA from feedback** learns from the pictures you liked, takes some \
 minutes, and may be cancelled: what was learned so far is kept. The file is in *models/loras*.
 
 **Compare two models** then draws fresh prompts with and without it, from the same noise, and says who wins. Its judge \
