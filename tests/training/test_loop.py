@@ -183,8 +183,8 @@ def test_the_gradient_is_clipped_but_its_size_is_reported() -> None:
 
 @pytest.mark.parametrize(("objective", "steps"), [(Sft(), 400), (Nft(beta=0.5), 400)])
 def test_a_taste_for_one_direction_moves_the_denoiser_that_way(objective: Sft | Nft, steps: int) -> None:
-    """Pictures x0 ~ N(0, 1) in two numbers, rated by the first. At sigma 3, where the prior decides, the first number of
-    the estimate rises and the second stays. For RWR by 9 / 10 of E[w x] / E[w] = .83, were there time to converge."""
+    """Pictures x0 ~ N(0, 1) in two numbers, rated by the first. At sigma 3, where the prior decides, the first number
+    of the estimate rises and the second stays. For RWR by 9 / 10 of E[w x] / E[w] = .83, had it time to converge."""
     generator = torch.Generator().manual_seed(3)
     rating = torch.randn(512, 1, 1, 2, generator=generator)[:, 0, 0, 0]
     policy = Policy()
