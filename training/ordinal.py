@@ -10,11 +10,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit, log_expit
 
 CUT_SD = 4.0  # prior of the cut-points around their marginal values: wide, but a level nobody gave leaves them finite
 MAX_LEVELS = 7
 Array = np.ndarray
+
+
+def expit(x: Array) -> Array:
+    """The logistic function; written here because scipy would slow ComfyUI's start."""
+    return 0.5 * (1 + np.tanh(0.5 * x))
+
+
+def log_expit(x: Array) -> Array:
+    """Its logarithm, exact in both tails."""
+    return -np.logaddexp(0, -x)
 
 
 @dataclass(frozen=True)
