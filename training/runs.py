@@ -28,7 +28,7 @@ class Run:
 
     folder: Path
     keep: int = 2
-    every_steps: int = 500
+    every_steps: int = 200
     every_minutes: float = 5.0
     _last_step: int = 0
     _last_time: float = field(default_factory=time.monotonic)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from feedback_loop.feedback.rewards.base import Reward
 from feedback_loop.feedback.store import FeedbackStore
 from feedback_loop.nodes import examples, training
 from feedback_loop.nodes.denoiser import WrongConnectionError
+from feedback_loop.tests.comfy_host import ComfyServer, error_of
 from feedback_loop.tests.nodes import tiny_models
 from feedback_loop.training import lora_files, runs
 from feedback_loop.training.loop import DivergedError
@@ -277,3 +280,47 @@ def test_core_plots_the_loss_and_the_node_shows_a_curve(kept: FeedbackStore) -> 
     assert LossGraphNode.execute(output.args[1], "loss").ui
     assert output.ui["images"][0]["filename"].endswith(".png")
     assert output.ui["lora"] == ("mine_00001.safetensors",)
+
+
+def test_in_a_real_comfyui_a_cancelled_run_leaves_a_lora_that_the_next_prompt_loads(comfy_server: ComfyServer) -> None:
+    """Captured, rated over HTTP, trained on the demo model, cancelled by the button's own request while it trains."""
+    name = f"cancelled {uuid.uuid4().hex}"
+    demo = {"class_type": "FeedbackDemoModel", "inputs": {}}
+    pictures = {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 4, "color": 255}}
+    taken = {"images": ["2", 0], "collection": name, "positive": "a red circle"}
+    captured = comfy_server.run({"2": pictures, "3": {"class_type": "FeedbackCapture", "inputs": taken}})
+    for stars, image in enumerate(captured["3"]["feedback_images"], start=1):
+        scale = {"min": 1, "max": 5}
+        rating = {"image_id": image, "value": stars, "scale": scale, "axis": "overall", "rater": "ann"}
+        comfy_server.post("/feedback_loop/v1/ratings", rating)
+    which = {"collection": name, "raters": "", "axis": "overall", "min_ratings": 1}
+    settings = {"objective": "SFT", "objective.tau": 1.0, "pictures": training.ONLY_RATED, "steps": 100_000}
+    settings |= {"learning_rate": 1e-3, "batch": 1, "rank": 4, "seed": 0, "name": name, "layers": "attention"}
+    links = {"model": ["1", 0], "clip": ["1", 1], "vae": ["1", 2], "feedback": ["4", 0]}
+    prompt = {
+        "1": demo,
+        "4": {"class_type": "FeedbackDataset", "inputs": which},
+        "5": {"class_type": "FeedbackTrainLora", "inputs": links | settings},
+    }
+    queued = comfy_server.queue_prompt(prompt)
+    wait_for_steps(comfy_server, queued)
+    comfy_server.request("POST", "/interrupt", {})
+    comfy_server.wait(queued)
+    (left,) = (comfy_server.base_directory / "models" / "loras").glob(f"{name}*")
+    assert left.name.startswith(f"{name}_00001_stopped_at_")
+    load = {"model": ["1", 0], "lora_name": left.name, "strength_model": 1.0}
+    load_only = {"1": demo, "6": {"class_type": "LoraLoaderModelOnly", "inputs": load}}
+    shown = {"class_type": "PreviewAny", "inputs": {"source": ["6", 0]}}
+    assert comfy_server.run(load_only | {"7": shown})
+    assert "lora key not loaded" not in comfy_server.log()
+
+
+def wait_for_steps(server: ComfyServer, prompt_id: str) -> None:
+    """Returns once training has begun: the first checkpoint comes after 200 steps, seconds at this size."""
+    runs_folder = server.base_directory / "user" / "__feedback_loop" / "runs"
+    end = time.monotonic() + 300
+    while not list(runs_folder.glob("*/step-*")):
+        entry = server.get(f"/history/{prompt_id}").get(prompt_id)
+        assert entry is None, error_of(entry)
+        assert time.monotonic() < end, server.log()[-2000:]
+        time.sleep(0.2)
