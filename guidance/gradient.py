@@ -21,12 +21,6 @@ from ..diffusion.process import Process, at_least_float32, per_sample
 RewardOfLatent = Callable[[Tensor], Tensor]
 """Clean latents in model space (B, C, *spatial) -> (B,), with a gradient; one sample never sees another."""
 
-NEGLIGIBLE = 0.001
-"""A reward that one standard deviation of x0 given x would change by less than this is as good as flat: there the step
-shrinks in proportion instead of being as long as the trust region. In the unit of rewards, for which 1 is a standard
-deviation of a taste or of a colour, or a factor e in a detector's odds. The brightness of a whole picture of 1024
-pixels, which no single latent moves by much, is estimated to change by .002."""
-
 log = logging.getLogger(__name__)
 
 
@@ -62,11 +56,17 @@ PIXEL = TrustRegion(tau=0.3, noisiest=4.0)
 
 @dataclass(frozen=True)
 class Guide:
-    """One reward that pulls. strength multiplies tau; mask, (B or 1, 1, *spatial) in 0..1, says where it may."""
+    """One reward that pulls. strength multiplies tau; mask, (B or 1, 1, *spatial) in 0..1, says where it may.
+
+    negligible: where one standard deviation of x0 given x would change the reward by less than this, the step shrinks
+        in proportion. A detector that sees nothing is at such a place, and a full step there only does harm. Small for
+        what has no such end: the brightness of a whole picture of 1024 pixels can change by an estimated .002.
+    """
 
     reward: RewardOfLatent
     strength: float = 1.0
     mask: Tensor | None = None
+    negligible: float = 1e-3
 
 
 def guided(denoised: Tensor, sigma: Tensor, guides: Sequence[Guide], process: Process, tau: float) -> Tensor:
@@ -74,8 +74,8 @@ def guided(denoised: Tensor, sigma: Tensor, guides: Sequence[Guide], process: Pr
 
     denoised: (B, C, *spatial) in model space, any float type, which the result keeps; sigma: (B,) or scalar.
     Every sample moves by at most `tau * max(strength) * sqrt(V)`, root mean square over the guides' masks; a guide
-    alone moves it by `tau * strength * sqrt(V)` unless the reward is nearly flat there (NEGLIGIBLE). A sample whose
-    gradient is not finite stays.
+    alone moves it by `tau * strength * sqrt(V)` unless the reward is nearly flat there (`Guide.negligible`). A sample
+    whose gradient is not finite stays.
     """
     guides = [guide for guide in guides if guide.strength > 0]
     if not guides or tau <= 0:
@@ -154,7 +154,7 @@ def _step(denoised: Tensor, guide: Guide, deviation: Tensor, tau: float) -> Tens
     weight = torch.ones_like(slope) if guide.mask is None else guide.mask.to(slope).expand_as(slope)
     dimensions = weight.sum(dim=tuple(range(1, slope.ndim)), keepdim=True)
     possible = deviation * size * dimensions.sqrt()
-    length = tau * guide.strength * deviation * (possible / NEGLIGIBLE).clamp(max=1)
+    length = tau * guide.strength * deviation * (possible / guide.negligible).clamp(max=1)
     return length * weight * slope / size.clamp(min=torch.finfo(slope.dtype).tiny)
 
 

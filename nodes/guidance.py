@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import comfy.model_management
@@ -60,7 +60,8 @@ class Pull:
         return reward(images).to(latents.device)
 
     def guide(self, denoised: Tensor) -> Guide:
-        return Guide(self.score, self.strength, None if self.mask is None else latent_mask(self.mask, denoised))
+        mask = None if self.mask is None else latent_mask(self.mask, denoised)
+        return Guide(self.score, self.strength, mask, self.reward.negligible)
 
     def release(self) -> None:
         self.normal.release()
@@ -115,7 +116,7 @@ class RewardGuidance:
 
 def _rows(guide: Guide, start: int, count: int) -> Guide:
     mask = guide.mask
-    return guide if mask is None else Guide(guide.reward, guide.strength, mask[start : start + count])
+    return guide if mask is None else replace(guide, mask=mask[start : start + count])
 
 
 def pictures_at_once(denoised: Tensor, pulls: Sequence[Pull]) -> int:

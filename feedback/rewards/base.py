@@ -50,6 +50,8 @@ class Reward(ABC):
     kind: ClassVar[str] = ""
     name: str
     differentiable: bool = True
+    negligible: float = 1e-3
+    """A change of this reward that is not worth steering for: where no larger one is in reach, guidance lets go."""
     encoders: tuple[Encoder, ...] = ()
     warning: str = ""
     """What whoever optimises this reward should be told first; empty when there is nothing to say."""

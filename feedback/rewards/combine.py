@@ -21,6 +21,8 @@ class CombinedReward(Reward):
             raise RewardError(f"There are {len(parts)} rewards but {len(weights)} weights; give one weight for each.")
         self.parts, self.weights = tuple(parts), tuple(float(w) for w in weights)
         self.name = " + ".join(f"{w:g} x {part.name}" for part, w in zip(self.parts, self.weights, strict=True))
+        used = [abs(w) * part.negligible for part, w in zip(self.parts, self.weights, strict=True) if w]
+        self.negligible = min(used, default=Reward.negligible)
         self.differentiable = all(part.differentiable for part in self.parts)
         self.warning = "\n".join(dict.fromkeys(part.warning for part in parts if part.warning))
         by_id = {encoder.id: encoder for part in self.parts for encoder in part.encoders}

@@ -109,6 +109,8 @@ class WatermarkPenalty(Reward):
     """
 
     kind = "watermark"
+    # On a half-trained demo model, full steps also where no mark was seen cost 19 points of attributes, these 4.
+    negligible = 0.5
 
     def __init__(self, margin: float = 3.0, detector: Detector | None = None) -> None:
         self.name = "no watermark"

@@ -10,7 +10,6 @@ import torch
 from feedback_loop.diffusion.process import Process
 from feedback_loop.guidance.gradient import (
     LATENT,
-    NEGLIGIBLE,
     GuidanceError,
     Guide,
     TrustRegion,
@@ -201,12 +200,12 @@ def test_two_masks_are_two_regions_each_with_its_own_full_step():
 
 def test_a_nearly_flat_reward_moves_in_proportion_to_its_slope():
     """A linear reward of slope b over n dimensions changes by b sqrt(n V) for one standard deviation of x0 given x.
-    At a tenth of NEGLIGIBLE the step is a tenth of the trust region; above it the slope does not matter."""
+    At a tenth of what is negligible the step is a tenth of the trust region; above it the slope does not matter."""
     x, sigma, n = latents(), torch.ones(4), 4 * 8 * 8
     deviation = EPS.posterior_variance(sigma).sqrt()
     for share, expected in ((0.1, 0.1), (1.0, 1.0), (50.0, 1.0)):
-        slope = share * NEGLIGIBLE / (n**0.5 * deviation[0].item())
-        step = guided(x, sigma, [Guide(lambda z, b=slope: b * z.flatten(1).sum(1))], EPS, 0.6) - x
+        slope = share * 0.02 / (n**0.5 * deviation[0].item())
+        step = guided(x, sigma, [Guide(lambda z, b=slope: b * z.flatten(1).sum(1), negligible=0.02)], EPS, 0.6) - x
         torch.testing.assert_close(rms(step).flatten(), 0.6 * expected * deviation, rtol=1e-3, atol=0)
 
 
