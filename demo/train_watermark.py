@@ -106,8 +106,8 @@ def _pool(size: int, count: int, marks: int, mix: tuple[float, float, float], se
 
 def pools(seed: int) -> list[tuple[float, watermark.Pool]]:
     return [
-        (0.8, _pool(64, 3500, 3000, (0.45, 0.33, 0.22), seed)),
-        (0.2, _pool(128, 500, 700, (0.1, 0.4, 0.5), seed)),
+        (0.85, _pool(64, 3500, 3000, (0.45, 0.33, 0.22), seed)),
+        (0.15, _pool(128, 500, 700, (0.1, 0.4, 0.5), seed)),
     ]
 
 
@@ -223,7 +223,7 @@ def main() -> None:
             if step % 50 == 0:
                 print(f"step {step} loss {loss:.3f} {time.time() - start:.0f} s", flush=True)
             if step % 250 == 249:
-                watermark.save_detector(detector(), WEIGHTS)
+                watermark.save_detector(detector(), ROOT / "demo" / ".work" / "watermark.safetensors")
 
         start_from = load_detector() if chosen.resume else None
         watermark.save_detector(watermark.train(drawn, recipe, show, start_from), WEIGHTS)
