@@ -69,8 +69,10 @@ class ComfyPage:
         raise AssertionError(f"nothing after {seconds} s; the page said {self.errors}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """One for each module and no longer: while playwright is open, its event loop runs in this thread, and a test that
+    comes later and calls `asyncio.run` would be refused."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=start.find_chromium(), args=FLAGS)
         yield browser
