@@ -202,8 +202,8 @@ WATERMARK = [
         1,
         LEARN,
     ),
-    Group("3 · Draw plainly", [[sampler("plain", "@model.MODEL", 11, "Draw plainly")]], 1, DRAW),
-    Group("4 · Draw guided", [[sampler("steered", "@guided.MODEL", 11, "Draw guided")]], 1, COMPARE),
+    Group("3 · Draw plainly", [[sampler("plain", "@model.MODEL", 12, "Draw plainly")]], 1, DRAW),
+    Group("4 · Draw guided", [[sampler("steered", "@guided.MODEL", 12, "Draw guided")]], 1, COMPARE),
     Group(
         "Plain",
         [
