@@ -254,8 +254,8 @@ def link_pack(base_directory: Path, pack: Path = ROOT) -> None:
 
 
 def start_server(python: Path, comfyui: Path, base: Path, port: int, log_file: Path, options: Sequence[str]) -> Server:
-    """Starts ComfyUI with a base directory of its own, so that nothing is written into ComfyUI's folder."""
-    base.mkdir(parents=True, exist_ok=True)
+    """Starts ComfyUI with the pack, in a base directory of its own: nothing is written into ComfyUI's folder."""
+    link_pack(base)
     log_file.parent.mkdir(parents=True, exist_ok=True)
     database = f"sqlite:///{base / 'comfyui.db'}"
     where = ["--port", str(port), "--base-directory", str(base), "--database-url", database]

@@ -99,7 +99,6 @@ def running(folder: Path, comfyui: Path | None) -> Iterator[ComfyServer]:
     if comfyui is None:
         pytest.skip("no ComfyUI found (COMFYUI_PATH)")
     base = folder / "base"
-    start.link_pack(base)
     options = ["--cpu"]
     port = start.free_port()
     server = start.start_server(Path(sys.executable), comfyui, base, port, folder / "comfyui.log", options)

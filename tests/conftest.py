@@ -56,7 +56,7 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for line in LEFT_OUT:
+    for line in dict.fromkeys(LEFT_OUT):
         terminalreporter.write_line(f"NOT RUN: {line}", yellow=True)
 
 
