@@ -352,14 +352,19 @@ def demo(full: bool, port: int | None, out: Path) -> int:
         server.stop()
 
 
+def first_page() -> str:
+    """Opens ComfyUI on the first workflow of the tour."""
+    first = min(file.stem for file in (ROOT / "workflows").glob("*.json"))
+    return f"/?template={first}&source=feedback_loop"
+
+
 def comfyui(port: int) -> int:
     python, folder = prepare()
     log = OUTPUT / "comfyui.log"
     server = start_server(python, folder, CACHE / "base", require_free(port), log, device_options(python))
     try:
         require_pack(wait_until_ready(server))
-        first = sorted(file.stem for file in (ROOT / "workflows").glob("*.json"))[:1]
-        page = f"{server.url}/?template={first[0]}&source=feedback_loop" if first else server.url
+        page = server.url + first_page()
         say(f"ComfyUI with Feedback Loop: {page}\nIts log is {log}. Ctrl-C ends it.")
         webbrowser.open(page)
         return server.process.wait()
