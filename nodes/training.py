@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +17,18 @@ import comfy.utils
 import folder_paths
 from torch import Tensor
 
-from ..training import lora_files
-from ..training.adapters import LAYERS, Layers, LowRank, MovingAverage
+from ..feedback.records import Feedback, ModelRun
+from ..training import lora_files, runs
+from ..training.adapters import LAYERS, LowRank, MovingAverage
 from ..training.loop import Plan, Step, train
 from ..training.objectives import Nft, Objective, Sft
-from ..training.runs import Run
-from ..training.sources import ForwardSource
+from ..training.sources import Example, ForwardSource
 from .compat import FEEDBACK, REWARD, data_directory, io, store, ui
 from .decoder import check_vae
 from .examples import Sampling, encode_pictures, encode_prompts, examples, rated_pictures, scored_pictures
 from .plots import line_plot
 from .policy import Policy, trainable
-from .sampling import check_prompts
+from .sampling import Conditioning, check_prompts
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -43,14 +44,14 @@ class Training:
     model: ModelPatcher
     name: str
     about: dict[str, Any]
-    run: Run
+    run: runs.Run
     losses: list[float] = field(default_factory=list)
 
     @classmethod
     def start(cls, model: ModelPatcher, name: str, about: dict[str, Any]) -> Training:
         """Raises ValueError for a name that is no plain file name."""
         path = free_lora(name)
-        return cls(model, path.stem, about, Run(data_directory() / "runs" / path.stem))
+        return cls(model, path.stem, about, runs.Run(data_directory() / "runs" / path.stem))
 
     def follow(self, policy: Policy, source: ForwardSource, objective: Objective, plan: Plan) -> dict[str, LowRank]:
         """Trains to the end and gives the moving average. What was learned before an interrupt or error is saved."""
@@ -194,42 +195,53 @@ class FeedbackTrainLora(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls,
-        model,
-        feedback,
-        clip,
-        vae,
-        objective,
-        pictures,
-        steps,
-        learning_rate,
-        batch,
-        rank,
-        seed,
-        name,
-        layers: Layers = "all",
+        cls, model, feedback, clip, vae, objective, pictures, name, seed, layers="all", **numbers
     ) -> io.NodeOutput:
         check_vae(vae, model)
-        chosen = dict(objective)
-        kind = chosen.pop("objective")
-        goal = OBJECTIVES[kind](**chosen)
-        about = {"objective": kind, **chosen, "lr": learning_rate, "rank": rank, "batch": batch, "seed": seed}
-        training = Training.start(model, name, about)
-        sources = [rated_pictures(store(), feedback)]
-        conds = encode_prompts(clip, sources[0].prompts)
-        check_prompts(model, conds.values())
-        if pictures["pictures"] == MORE:
-            sources.append(scored_pictures(model, vae, conds, sources[0], **_more(pictures, seed)))
-        latents = encode_pictures(model, vae, [image for source in sources for image in source.images])
-        learned = examples(sources, latents, goal)
-        with trainable(model, rank, seed, layers) as policy:
-            source = ForwardSource(learned, conds, policy.process, policy.sigma_at, batch, seed)
-            result = training.follow(policy, source, goal, Plan(steps, learning_rate))
+        goal, about = goal_of(objective)
+        training = Training.start(model, name, about | numbers | {"seed": seed, "layers": layers})
+        learned, conds = material(model, feedback, clip, vae, goal, pictures, seed)
+        with trainable(model, numbers["rank"], seed, layers) as policy:
+            source = ForwardSource(learned, conds, policy.process, policy.sigma_at, numbers["batch"], seed)
+            result = training.follow(policy, source, goal, Plan(numbers["steps"], numbers["learning_rate"]))
         path = training.save(result, training.name)
+        note(training, feedback, path)
         tensors = lora_files.to_tensors(result)
         curve = ui.PreviewImage(line_plot({"loss": training.losses}, f"Loss of {path.stem}"), cls=cls).as_dict()
         shown = curve | {"text": (summary(training, len(learned), path),), "lora": (path.name,)}
         return io.NodeOutput(tensors, {"loss": training.losses}, with_lora(model, tensors), ui=shown)
+
+
+def goal_of(chosen: dict[str, Any]) -> tuple[Objective, dict[str, Any]]:
+    """The objective that a DynamicCombo's value names, and the same as it is written into the file."""
+    kind = chosen["objective"]
+    settings = {key: value for key, value in chosen.items() if key != "objective"}
+    return OBJECTIVES[kind](**settings), {"objective": kind, **settings}
+
+
+def material(
+    model: ModelPatcher, feedback: Feedback, clip: Any, vae: Any, goal: Objective, pictures: dict[str, Any], seed: int
+) -> tuple[list[Example], dict[str, Conditioning]]:
+    """Every picture to train on, encoded once, and every prompt."""
+    sources = [rated_pictures(store(), feedback)]
+    conds = encode_prompts(clip, sources[0].prompts)
+    check_prompts(model, conds.values())
+    if pictures["pictures"] == MORE:
+        sources.append(scored_pictures(model, vae, conds, sources[0], **_more(pictures, seed)))
+    latents = encode_pictures(model, vae, [image for source in sources for image in source.images])
+    return examples(sources, latents, goal), conds
+
+
+def note(training: Training, feedback: Feedback, path: Path) -> None:
+    """Writes into the store from which ratings the LoRA came, and how."""
+    kept = store()
+    if kept.read_only is None:
+        data = "".join(sorted(rating.rating_id for rating in kept.rated(feedback)))
+        settings = asdict(feedback) | training.about
+        metrics = {"losses": training.losses}
+        digest = hashlib.sha256(data.encode()).hexdigest()
+        run = ModelRun("lora", path.name, feedback.revision, digest, settings, metrics, runs.digest(path))
+        kept.add_model_run(run)
 
 
 def _sft_inputs() -> list[io.Input]:

@@ -70,7 +70,7 @@ def metadata(
         "ss_network_alpha": str(first.alpha),
         "ss_output_name": title,
         "ss_steps": str(training.get("steps", "")),
-        "ss_learning_rate": str(training.get("lr", "")),
+        "ss_learning_rate": str(training.get("learning_rate", "")),
         "ss_seed": str(training.get("seed", "")),
         "ss_feedback_loop": json.dumps(training, sort_keys=True),
     }

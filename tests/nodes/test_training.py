@@ -137,7 +137,7 @@ def test_a_run_that_diverges_says_so_and_keeps_the_last_good_lora(kept: Feedback
 def test_checkpoints_are_kept_in_long_runs(kept: FeedbackStore, tmp_path: Path, monkeypatch: Any) -> None:
     """Every two steps of five: steps 2 and 4, each a LoRA that is whole."""
     rate(kept, [1, 5, 2, 4])
-    monkeypatch.setattr(training, "Run", lambda folder: runs.Run(folder, every_steps=2))
+    monkeypatch.setattr(runs.Run, "due", lambda self, step: step % 2 == 0)
     run(kept, tiny_models.sd15(), steps=5)
     checkpoints = runs.Run(tmp_path / "runs" / "mine_00001").checkpoints()
     assert [path.name for path in checkpoints] == ["step-000002", "step-000004"]
@@ -280,6 +280,15 @@ def test_core_plots_the_loss_and_the_node_shows_a_curve(kept: FeedbackStore) -> 
     assert LossGraphNode.execute(output.args[1], "loss").ui
     assert output.ui["images"][0]["filename"].endswith(".png")
     assert output.ui["lora"] == ("mine_00001.safetensors",)
+
+
+def test_the_store_notes_from_which_ratings_a_lora_came(kept: FeedbackStore, tmp_path: Path) -> None:
+    """The note raises the store's revision, but not that of its judgements: nothing downstream learns again."""
+    rate(kept, [1, 5, 2, 4])
+    asked = kept.feedback()
+    run(kept, tiny_models.sd15())
+    assert kept.feedback() == asked
+    assert kept.revision() > asked.revision
 
 
 def test_in_a_real_comfyui_a_cancelled_run_leaves_a_lora_that_the_next_prompt_loads(comfy_server: ComfyServer) -> None:

@@ -30,7 +30,9 @@ KNOWN = {"diffusion_model.blocks.0.attn.to_q", "diffusion_model.conv_in", "diffu
 
 
 def save(path: Path, known: set[str] = KNOWN) -> None:
-    about = lora_files.metadata("mine", "sd15", layers(), {"steps": 3, "lr": 1e-4, "seed": 7, "objective": "SFT"})
+    about = lora_files.metadata(
+        "mine", "sd15", layers(), {"steps": 3, "learning_rate": 1e-4, "seed": 7, "objective": "SFT"}
+    )
     lora_files.save(path, layers(), about, known)
 
 
@@ -50,6 +52,7 @@ def test_keys_and_metadata_are_those_that_other_programs_read(tmp_path: Path) ->
         assert sorted(opened.keys())[-1] == "diffusion_model.conv_in.lora_up.weight"
     assert about["ss_network_module"] == "networks.lora"
     assert (about["ss_network_dim"], about["ss_network_alpha"]) == ("4", "4.0")
+    assert about["ss_learning_rate"] == "0.0001"
     assert about["modelspec.architecture"] == "sd15/lora" and about["modelspec.title"] == "mine"
     assert json.loads(about["ss_feedback_loop"])["objective"] == "SFT"
 
