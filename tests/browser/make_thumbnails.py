@@ -109,9 +109,10 @@ def stacked(*parts: tuple[str, Image.Image]) -> Image.Image:
 
 
 def collect(shown: Shown) -> Image.Image:
-    """The pictures that were rated last, with the stars that they got."""
+    """Some of the rated pictures, with the stars that they got."""
     listed = json.loads(get(f"{shown.url}/feedback_loop/v1/images?collection=my%20taste&limit=200"))["items"]
-    rated = [item for item in listed if item["ratings"]][:9]
+    rated = [item for item in listed if item["ratings"]]
+    rated = rated[:: max(1, len(rated) // 9)][:9]  # of as many prompts as there are
     pictures = [opened(get(f"{shown.url}/feedback_loop/v1/images/{item['id']}/file")) for item in rated]
     return grid(pictures, 3, [round(item["ratings"][-1]["value"]) for item in rated])
 

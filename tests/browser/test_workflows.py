@@ -100,8 +100,8 @@ def test_collecting_ratings_runs_from_the_button_and_shows_its_pictures(shared_c
     assert entry["status"]["status_str"] == "success"
     ids = next(output["feedback_images"] for output in entry["outputs"].values() if "feedback_images" in output)
     assert len(ids) == 9
-    (listed, *_) = shared_comfy_page.server.get(f"{API}/images?collection=my%20taste&limit=1")["items"]
-    assert (listed["id"], listed["prompt"]) == (ids[-1], "red star, bright background")
+    recorded = shared_comfy_page.server.get(f"{API}/images/{ids[-1]}")
+    assert (recorded["collection"], recorded["prompt"]) == ("my taste", "red star, bright background")
     shared_comfy_page.page.wait_for_selector(f'.fl-card[data-image-id="{ids[-1]}"]', state="attached")
 
 

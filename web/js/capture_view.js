@@ -18,6 +18,7 @@ const isTyping = () => document.activeElement?.matches("input, textarea, [conten
 export class CaptureView {
   #cards = new Map();
   #ids = [];
+  #run = [];
   #next = null;
   #unratedOnly = false;
   #focused = null;
@@ -59,15 +60,22 @@ export class CaptureView {
     return element("button", { className: "fl-button", type: "button", text, title, on: { click } });
   }
 
+  /** The pictures of the run that just ended, shown first: one that gave the same as before records nothing new. */
+  async showRun(ids) {
+    this.#run = [...ids].reverse();
+    await this.refresh();
+  }
+
   /** Reads the newest pictures again; called on load, after a run and when the collection's name changes. */
   async refresh() {
     const turn = ++this.#loading;
     if (!this.collection()) return this.#show([]);
     try {
       const { ids, next } = await pictures.page(this.collection(), null, Math.max(PAGE, this.#ids.length));
+      await pictures.need(this.#run);
       if (turn !== this.#loading) return;
       this.#next = next;
-      this.#show(ids);
+      this.#show([...new Set([...this.#run, ...ids])]);
     } catch (error) {
       complain("The pictures could not be listed", error);
     }

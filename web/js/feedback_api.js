@@ -42,6 +42,8 @@ export async function fetchImages(collection, { cursor, limit }) {
   return answerOf(await api.fetchApi(`${BASE}/images?${query}`));
 }
 
+export const fetchImage = async (id) => answerOf(await api.fetchApi(`${BASE}/images/${encodeURIComponent(id)}`));
+
 export const postStars = (imageId, stars, rater) =>
   write("POST", "/ratings", {
     image_id: imageId,

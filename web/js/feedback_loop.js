@@ -49,11 +49,11 @@ function listenToNode(node, view) {
   const collection = node.widgets.find((widget) => widget.name === "collection");
   after(collection, "callback", () => {
     node.feedbackCollection = undefined;
-    view.refresh();
+    view.showRun([]);
   });
   after(node, "onExecuted", (output) => {
     node.feedbackCollection = output.feedback_collection?.[0];
-    view.refresh();
+    view.showRun(output.feedback_images ?? []);
   });
   after(node, "onConfigure", () => view.refresh());
   after(node, "onAdded", () => replaceWhatWasLeft(node, view));

@@ -1,6 +1,6 @@
 // What this page knows of captured pictures and of my stars on them. All widgets look at the same ones, so that two
 // nodes, or a node and the full view, never disagree. A rating is shown at once and taken back if it was not stored.
-import { clearRating, fetchImages, postStars } from "./feedback_api.js";
+import { clearRating, fetchImage, fetchImages, postStars } from "./feedback_api.js";
 import { currentRater } from "./settings.js";
 
 const AXIS = "overall";
@@ -28,6 +28,12 @@ class Pictures extends EventTarget {
     const { items, next } = await fetchImages(collection, { cursor, limit });
     for (const item of items) this.#learn(item);
     return { ids: items.map((item) => item.id), next };
+  }
+
+  /** Makes sure that these pictures are known. */
+  async need(ids) {
+    const unknown = ids.filter((id) => !this.#pictures.has(id));
+    for (const item of await Promise.all(unknown.map(fetchImage))) this.#learn(item);
   }
 
   #learn(item) {
