@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..feedback.records import Feedback, ModelRun
 from ..training import lora_files, runs
-from ..training.adapters import LAYERS, LowRank, MovingAverage
+from ..training.adapters import LAYERS, Layers, LowRank, MovingAverage
 from ..training.loop import Plan, Step, train
 from ..training.objectives import Nft, Objective, Sft
 from ..training.sources import Example, ForwardSource
@@ -195,7 +195,7 @@ class FeedbackTrainLora(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, feedback, clip, vae, objective, pictures, name, seed, layers="all", **numbers
+        cls, model, feedback, clip, vae, objective, pictures, name, seed, layers: Layers = "all", **numbers
     ) -> io.NodeOutput:
         check_vae(vae, model)
         goal, about = goal_of(objective)
