@@ -24,12 +24,12 @@ CUTS = (-1.0, -0.35, 0.3, 0.95)  # utility, in standard deviations, at which one
 
 
 def parts(truth: Truth) -> dict[str, np.ndarray]:
-    """Each property, standardised over the drawn world (radius is uniform in 4.5..11.5; a third have 1, 2 or 3)."""
+    """Each property, standardised over the drawn world (radius is uniform; a third have 1, 2 or 3)."""
     return {
-        "size": (truth.radius - 8.0) / (7.0 / math.sqrt(12)),
+        "size": (truth.radius - world.SIZE_MIDDLE) / ((world.LARGEST - world.SMALLEST) / math.sqrt(12)),
         "texture": (truth.plain - 1 / 3) / (math.sqrt(2) / 3),
         "count": (truth.count - 2.0) / math.sqrt(2 / 3),
-        "place": (truth.x - world.SIZE / 2) / 10.0,
+        "place": (truth.x - world.SIZE / 2) / 8.7,
         "watermark": (0.35 - truth.marked()) / math.sqrt(0.35 * 0.65),
     }
 

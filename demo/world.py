@@ -31,7 +31,8 @@ TEXTURES = ("plain", "striped", "dotted")
 WATERMARKS = ("none", "tiled", "corner", "band")
 
 # A word is used where it is plainly true; the judge asks whether the value lies on the word's side of the gap between.
-SMALL_BELOW, LARGE_ABOVE, SIZE_MIDDLE = 6.5, 9.0, 7.75  # radius in pixels
+SMALLEST, LARGEST = 6.0, 13.0  # radius in pixels: below 6 an 8 x 8 latent hardly holds a corner
+SMALL_BELOW, LARGE_ABOVE, SIZE_MIDDLE = 8.2, 10.8, 9.5
 OFF_CENTRE, CENTRED = 8.0, 4.0  # pixels from the middle, in either direction
 DARK_BELOW, BRIGHT_ABOVE = 0.4, 0.65  # background level, 0..1
 
@@ -54,7 +55,7 @@ class Scene:
     watermark_seed: int
 
 
-def _group(count: int, radius: float) -> np.ndarray:
+def group(count: int, radius: float) -> np.ndarray:
     """Offsets (count, 2) of the members of a group from its centre: alone, side by side, or in a triangle."""
     step = 1.15 * radius
     return {
@@ -67,8 +68,8 @@ def _group(count: int, radius: float) -> np.ndarray:
 def sample_scene(rng: np.random.Generator, watermark_rate: float = 0.35) -> Scene:
     """A scene with every attribute drawn independently, as far as the group fits into the picture."""
     count = int(rng.integers(1, 4))
-    radius = float(rng.uniform(4.5, 11.5))
-    reach = np.abs(_group(count, radius)).max(axis=0) + radius + 1.5
+    radius = float(rng.uniform(SMALLEST, LARGEST))
+    reach = np.abs(group(count, radius)).max(axis=0) + radius + 1.5
     x, y = (float(rng.uniform(r, SIZE - r)) for r in reach)
     watermarked = rng.random() < watermark_rate
     return Scene(
@@ -185,7 +186,7 @@ def _outline(shape: str, x: float, y: float, r: float) -> list[tuple[float, floa
     if shape == "star":
         return [
             (x + k * r * math.sin(i * math.pi / 5), y - k * r * math.cos(i * math.pi / 5))
-            for i, k in enumerate((1.2, 0.52) * 5)
+            for i, k in enumerate((1.25, 0.46) * 5)
         ]
     return [(x + r * math.cos(a), y + r * math.sin(a)) for a in np.linspace(0, 2 * math.pi, 40, endpoint=False)]
 
@@ -194,7 +195,7 @@ def draw(scene: Scene) -> np.ndarray:
     """(64, 64, 3) uint8."""
     canvas = Image.fromarray((_background(scene) * 255).astype(np.uint8))
     pen = ImageDraw.Draw(canvas)
-    for dx, dy in _group(scene.count, scene.radius):
+    for dx, dy in group(scene.count, scene.radius):
         points = _outline(scene.shape, scene.x + dx, scene.y + dy, scene.radius)
         pen.polygon([(px * OVERSAMPLE, py * OVERSAMPLE) for px, py in points], fill=COLOURS[scene.colour])
     picture = canvas.resize((SIZE, SIZE), Image.Resampling.BOX)
