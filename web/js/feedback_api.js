@@ -2,8 +2,10 @@
 // because the connection broke is one judgement, not two.
 import { api } from "../../../scripts/api.js";
 
-const BASE = "/feedback_loop/v1";
+export const BASE = "/feedback_loop/v1";
 const MAX_PAGE = 500;
+
+export const thumbnailUrl = (id) => api.apiURL(`${BASE}/images/${encodeURIComponent(id)}/thumbnail`);
 
 export const pictureUrl = (id) => api.apiURL(`${BASE}/images/${encodeURIComponent(id)}/file`);
 
@@ -13,13 +15,13 @@ function newIdempotencyKey() {
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-async function answerOf(response) {
+export async function answerOf(response) {
   const body = await response.json().catch(() => ({}));
   if (response.ok) return body;
   throw new Error(body.error ?? `The server answered ${response.status}.`);
 }
 
-async function write(method, path, body) {
+export async function write(method, path, body) {
   const options = {
     method,
     headers: { "Content-Type": "application/json", "Idempotency-Key": newIdempotencyKey() },

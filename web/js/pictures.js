@@ -26,8 +26,19 @@ class Pictures extends EventTarget {
   /** One page of a collection, newest first: {ids, next}. */
   async page(collection, cursor, limit) {
     const { items, next } = await fetchImages(collection, { cursor, limit });
+    return { ids: this.learn(items), next };
+  }
+
+  /** Takes in pictures as the server lists them; returns their ids. */
+  learn(items) {
     for (const item of items) this.#learn(item);
-    return { ids: items.map((item) => item.id), next };
+    return items.map((item) => item.id);
+  }
+
+  /** Forgets a picture that was deleted. */
+  forget(id) {
+    this.#pictures.delete(id);
+    this.dispatchEvent(new CustomEvent("forget", { detail: { id } }));
   }
 
   /** Makes sure that these pictures are known. */
