@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import uuid
 
 import pytest
 
 from feedback_loop import start
+from feedback_loop.tests.comfy_host import ComfyServer
+
+from .http_calls import captured
 
 COMFYUI = start.find_comfyui()
 BASE = tempfile.TemporaryDirectory(prefix="feedback_loop_comfy_")
@@ -38,3 +42,21 @@ def inference_mode():
 
     with torch.inference_mode():
         yield
+
+
+@pytest.fixture(scope="module")
+def collection() -> str:
+    """A collection of the module's own."""
+    return f"routes {uuid.uuid4()}"
+
+
+@pytest.fixture(scope="module")
+def images(comfy_server: ComfyServer, collection: str) -> list[str]:
+    """The ids of three captured pictures."""
+    return captured(comfy_server, collection, 3, 0x3366CC)
+
+
+@pytest.fixture
+def rater() -> str:
+    """Somebody new for every test, since the server's database is shared."""
+    return f"rater {uuid.uuid4()}"

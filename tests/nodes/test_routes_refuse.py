@@ -3,32 +3,11 @@
 from __future__ import annotations
 
 import json
-import uuid
 from urllib.parse import quote
 
 import pytest
 
-from feedback_loop.tests.comfy_host import ComfyServer
-
-from .http_calls import API, NO_ID, captured, judged, listed, rating, raw
-
-
-@pytest.fixture(scope="module")
-def collection() -> str:
-    return f"routes {uuid.uuid4()}"
-
-
-@pytest.fixture(scope="module")
-def images(comfy_server: ComfyServer, collection: str) -> list[str]:
-    """The ids of three captured pictures."""
-    return captured(comfy_server, collection, 3, 0x3366CC)
-
-
-@pytest.fixture
-def rater() -> str:
-    """Somebody new for every test, since the server's database is shared."""
-    return f"rater {uuid.uuid4()}"
-
+from .http_calls import API, NO_ID, judged, listed, rating, raw
 
 HUGE = "9" * 10_000
 
