@@ -1,0 +1,30 @@
+// What the sidebar asks of the server beside ratings.
+import { api } from "../../../scripts/api.js";
+import { answerOf, BASE, write } from "./feedback_api.js";
+
+async function get(path, asked = {}) {
+  const said = Object.entries(asked).filter(([, value]) => value !== null && value !== undefined && value !== "");
+  return answerOf(await api.fetchApi(`${BASE}${path}?${new URLSearchParams(said)}`));
+}
+
+/** {items, next} of the pictures that `filter` leaves; `next` is the cursor of the following page, or null. */
+export const searchImages = (filter, cursor, limit) => get("/images", { ...filter, cursor, limit });
+
+export const fetchStats = () => get("/stats");
+
+/** {left, right, policy, propensity, repeat_of}, or null when no pair is left to ask. */
+export const nextPair = (asked) => get("/pairs/next", asked);
+
+export const postComparison = (comparison) => write("POST", "/comparisons", comparison);
+
+export const takeBack = (id) => write("DELETE", `/judgements/${encodeURIComponent(id)}`);
+
+export const deleteImage = (id) => write("DELETE", `/images/${encodeURIComponent(id)}`);
+
+export const prune = () => write("POST", "/prune", {});
+
+export const backUp = () => write("POST", "/backup", {});
+
+export const scanHistory = (collection) => write("POST", "/history/scan", { collection });
+
+export const postInteraction = (interaction) => write("POST", "/interactions", interaction);

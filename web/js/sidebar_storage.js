@@ -1,0 +1,116 @@
+// What the pictures take on disk, and what can be done about it; and pictures from before the pack was there.
+import { app } from "../../../scripts/app.js";
+import { element } from "./dom.js";
+import { complain } from "./settings.js";
+import { backUp, fetchStats, prune, scanHistory } from "./sidebar_api.js";
+
+const UNITS = ["bytes", "kB", "MB", "GB", "TB"];
+const POLL_MS = 1500;
+const RESTORE =
+  "To restore: stop ComfyUI, put the backup's files in place of those in user/__feedback_loop, and start ComfyUI again.";
+
+export function inWords(bytes) {
+  const power = Math.min(Math.floor(Math.log10(Math.max(bytes, 1)) / 3), UNITS.length - 1);
+  const amount = bytes / 1000 ** power;
+  return `${amount.toLocaleString(undefined, { maximumFractionDigits: power ? 1 : 0 })} ${UNITS[power]}`;
+}
+
+export const confirmed = (title, message, type = "default") =>
+  app.extensionManager.dialog.confirm({ title, message, type });
+
+const tell = (summary, detail) => app.extensionManager.toast.add({ severity: "success", summary, detail, life: 6000 });
+
+export class Storage {
+  /** @param changed called when pictures came or went */
+  constructor(changed) {
+    this.changed = changed;
+    this.disk = element("p", { className: "fl-disk" });
+    this.collection = element("input", { className: "fl-field", value: "history", maxlength: 200, "aria-label": "Collection for the pictures found" });
+    this.bar = element("progress", { className: "fl-meter", "aria-label": "Looking through the output folder", hidden: "" });
+    this.found = element("p", { className: "fl-count", role: "status" });
+    this.scanButton = this.#button("Rate my history", "Add the pictures of the output folder, with the prompts in their files", () => this.scan());
+    this.history = element(
+      "div",
+      { className: "fl-block" },
+      element("label", { className: "fl-choice" }, "Into collection", this.collection, this.scanButton),
+      this.bar,
+      this.found,
+    );
+    this.storage = element(
+      "div",
+      { className: "fl-block" },
+      this.disk,
+      element(
+        "div",
+        { className: "fl-bar fl-wrap" },
+        this.#button("Prune…", "Delete the pictures that nobody judged", () => this.prune()),
+        this.#button("Back up", "Write a copy of every judgement and picture", () => this.backUp()),
+      ),
+      element("p", { className: "fl-count", text: RESTORE }),
+    );
+  }
+
+  #button(text, title, click) {
+    return element("button", { className: "fl-button", type: "button", text, title, on: { click } });
+  }
+
+  show(stats) {
+    const pictures = `${stats.images.toLocaleString()} picture${stats.images === 1 ? "" : "s"}`;
+    this.disk.textContent = `${pictures}, ${inWords(stats.bytes ?? stats.media_bytes)} on disk`;
+  }
+
+  async prune() {
+    const message = "Every picture that nobody rated, compared, marked or commented on is deleted from the feedback folder. Files in the output folder stay.";
+    if (!(await confirmed("Prune pictures that nobody judged?", message, "delete"))) return;
+    try {
+      const freed = await prune();
+      tell("Pruned", `${freed.images} pictures, ${inWords(freed.bytes)} freed.`);
+      this.changed();
+    } catch (error) {
+      complain("Nothing was pruned", error);
+    }
+  }
+
+  async backUp() {
+    try {
+      const { name, bytes } = await backUp();
+      tell("Backed up", `${name}, ${inWords(bytes)}, in the feedback folder.`);
+    } catch (error) {
+      complain("The backup failed", error);
+    }
+  }
+
+  async scan() {
+    const collection = this.collection.value.trim();
+    if (!collection) return complain("Rate my history", "Name the collection that the pictures shall go into.");
+    this.scanButton.disabled = true;
+    this.bar.hidden = false;
+    const stop = await this.#watch();
+    try {
+      const { added, known, refused } = await scanHistory(collection);
+      const rest = [known && `${known} were known`, count(refused) && `${count(refused)} could not be read`].filter(Boolean);
+      this.found.textContent = [`${added} pictures added`, ...rest].join(", ");
+      this.changed();
+    } catch (error) {
+      this.found.textContent = "";
+      complain("The output folder could not be looked through", error);
+    } finally {
+      stop();
+      this.scanButton.disabled = false;
+      this.bar.hidden = true;
+    }
+  }
+
+  /** Says how many pictures have come while a scan runs; returns what ends that. */
+  async #watch() {
+    const before = (await fetchStats()).images;
+    this.found.textContent = "Looking through the output folder…";
+    const timer = setInterval(async () => {
+      const { images } = await fetchStats().catch(() => ({ images: before }));
+      if (!this.bar.hidden) this.found.textContent = `${images - before} pictures added so far…`;
+    }, POLL_MS);
+    return () => clearInterval(timer);
+  }
+}
+
+const count = (refused) => (Array.isArray(refused) ? refused.length : Number(refused ?? 0));

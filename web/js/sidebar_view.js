@@ -1,0 +1,189 @@
+// The sidebar "Feedback": pictures, pairs, and how far the ratings have come.
+import { api } from "../../../scripts/api.js";
+import { element } from "./dom.js";
+import { openFullView } from "./full_view.js";
+import { pictures } from "./pictures.js";
+import { complain } from "./settings.js";
+import { deleteImage, fetchStats, searchImages } from "./sidebar_api.js";
+import { CompareView } from "./sidebar_compare.js";
+import { Filters } from "./sidebar_filters.js";
+import { PictureList } from "./sidebar_list.js";
+import { Progress } from "./sidebar_progress.js";
+import { QueueAfter } from "./sidebar_queue.js";
+import { confirmed, inWords, Storage } from "./sidebar_storage.js";
+
+const TABS = { pictures: "Pictures", compare: "Compare", progress: "Progress" };
+const AFTER_JUDGING_MS = 700;
+const LOOK_AHEAD = 500; // pictures that the large view walks through from the one that was opened
+
+export class SidebarView {
+  constructor() {
+    this.filters = new Filters(() => this.restart());
+    this.list = new PictureList((cursor, limit) => this.#page(cursor, limit), {
+      rate: (id, stars) => this.rate(id, stars),
+      open: (id) => this.#open(id),
+      remove: (id) => this.remove(id),
+      shown: () => this.#showCount(),
+      failed: (error) => complain("More pictures could not be listed", error),
+    });
+    this.compare = new CompareView(() => this.filters.collection, () => this.#judged());
+    this.progress = new Progress();
+    this.queueAfter = new QueueAfter();
+    this.storage = new Storage(() => this.refresh());
+    this.#build();
+    this.#listen();
+    this.choose("pictures");
+  }
+
+  #build() {
+    this.count = element("p", { className: "fl-count", role: "status" });
+    this.fresh = element("button", { className: "fl-button fl-fresh", type: "button", text: "New pictures", hidden: "" });
+    this.fresh.addEventListener("click", () => this.restart());
+    this.panels = {
+      pictures: element("div", { className: "fl-panel" }, this.filters.element, element("div", { className: "fl-bar" }, this.count, this.fresh), this.list.element),
+      compare: element("div", { className: "fl-panel" }, this.compare.element),
+      progress: this.#progressPanel(),
+    };
+    this.tabs = Object.entries(TABS).map(([name, text]) => this.#tab(name, text));
+    const tabs = element("div", { className: "fl-tabs", role: "tablist", "aria-label": "Feedback", on: { keydown: (event) => this.#tabKey(event) } }, ...this.tabs);
+    this.element = element("section", { className: "fl-side", "aria-label": "Feedback" }, tabs, this.progress.element, ...Object.values(this.panels));
+  }
+
+  #progressPanel() {
+    const part = (title, ...content) => element("section", { className: "fl-part" }, element("h3", { text: title }), ...content);
+    return element(
+      "div",
+      { className: "fl-panel fl-scrolls" },
+      part("Reward", this.progress.facts),
+      part("Training", this.queueAfter.element),
+      part("Pictures from before", this.storage.history),
+      part("Storage", this.storage.storage),
+    );
+  }
+
+  #tab(name, text) {
+    const tab = element("button", { className: "fl-tab", type: "button", role: "tab", text, on: { click: () => this.choose(name) } });
+    tab.dataset.tab = name;
+    const panel = this.panels[name];
+    panel.id = `fl-panel-${name}`;
+    panel.setAttribute("role", "tabpanel");
+    panel.setAttribute("aria-label", text);
+    tab.setAttribute("aria-controls", panel.id);
+    return tab;
+  }
+
+  #tabKey(event) {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const next = this.tabs[(this.tabs.indexOf(document.activeElement) + step + this.tabs.length) % this.tabs.length];
+    next.focus();
+    this.choose(next.dataset.tab);
+  }
+
+  choose(name) {
+    for (const tab of this.tabs) {
+      const chosen = tab.dataset.tab === name;
+      tab.setAttribute("aria-selected", chosen);
+      tab.tabIndex = chosen ? 0 : -1;
+      this.panels[tab.dataset.tab].hidden = !chosen;
+    }
+    if (name === "compare") this.compare.start();
+  }
+
+  #listen() {
+    pictures.addEventListener("change", () => this.#judged());
+    api.addEventListener("executed", ({ detail }) => detail?.output?.feedback_images && this.#captured());
+  }
+
+  /** New pictures: shown at once where the newest are looked at, else offered. */
+  #captured() {
+    if (!this.element.isConnected) return void (this.stale = true);
+    if (this.list.atTop && !this.filters.query().sort) this.restart();
+    else this.fresh.hidden = false;
+    this.showStats();
+  }
+
+  /** Called whenever the panel comes into sight. */
+  opened() {
+    if (!this.list.ids.length || this.stale) this.restart();
+    this.stale = false;
+    this.showStats();
+  }
+
+  async refresh() {
+    await Promise.all([this.restart(), this.showStats()]);
+  }
+
+  async restart() {
+    this.fresh.hidden = true;
+    try {
+      await this.list.restart();
+    } catch (error) {
+      complain("The pictures could not be listed", error);
+    }
+  }
+
+  async #page(cursor, limit) {
+    const { items, next } = await searchImages(this.filters.query(), cursor, limit);
+    return { ids: pictures.learn(items), next };
+  }
+
+  #judged() {
+    clearTimeout(this.judging);
+    this.judging = setTimeout(() => this.showStats(), AFTER_JUDGING_MS);
+  }
+
+  async showStats() {
+    try {
+      this.stats = await fetchStats();
+    } catch (error) {
+      return complain("The counts could not be read", error);
+    }
+    this.filters.offer(this.stats.collections, (this.stats.reliability ?? []).map((one) => one.rater));
+    this.progress.show(this.stats);
+    this.storage.show(this.stats);
+    this.queueAfter.see(this.stats.ratings + this.stats.comparisons);
+    this.#showCount();
+  }
+
+  #showCount() {
+    const loaded = this.list.ids.length;
+    const { collection } = this.filters;
+    const whole = this.filters.isWhole && (collection ? this.stats?.collections[collection] : this.stats?.images);
+    const total = this.list.isComplete ? loaded : whole;
+    const number = total ? total.toLocaleString() : `${loaded.toLocaleString()} or more`;
+    this.count.textContent = loaded ? `${number} picture${total === 1 ? "" : "s"}` : "No pictures here";
+  }
+
+  async rate(id, stars) {
+    try {
+      await pictures.rate(id, stars);
+    } catch (error) {
+      complain("The rating was not stored", error);
+    }
+  }
+
+  #open(startId) {
+    const from = Math.max(this.list.ids.indexOf(startId) - LOOK_AHEAD / 2, 0);
+    openFullView(this.list.ids.slice(from, from + LOOK_AHEAD), startId, {
+      rate: (id, stars) => this.rate(id, stars),
+      closed: (id) => this.list.activateId(id),
+    });
+  }
+
+  async remove(id) {
+    const message = "The picture goes from the feedback folder, with every rating, comparison, mark and comment on it. This can't be undone. Files in the output folder stay.";
+    if (!(await confirmed("Delete this picture?", message, "delete"))) return;
+    try {
+      const freed = await deleteImage(id);
+      pictures.forget(id);
+      this.showStats();
+      this.list.element.focus({ preventScroll: true });
+      if (freed.bytes) this.count.title = `${inWords(freed.bytes)} freed`;
+    } catch (error) {
+      complain("The picture was not deleted", error);
+    }
+  }
+}
