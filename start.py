@@ -55,10 +55,12 @@ class StartError(Exception):
 
 
 def python_of(venv: Path) -> Path:
+    """Where a virtual environment keeps its Python."""
     return venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
 def has_ensurepip() -> bool:
+    """Debian ships Python without it, unless python3-venv is installed."""
     return importlib.util.find_spec("ensurepip") is not None
 
 
@@ -96,10 +98,12 @@ def environment(comfyui: Path, venv: Path = ROOT / ".venv") -> Path:
 
 
 def has_pip(python: Path) -> bool:
+    """Whether this Python is there and has pip."""
     return python.exists() and subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode == 0
 
 
 def fingerprint(texts: Iterable[str]) -> str:
+    """Changes with any of the texts and with the Python; order counts."""
     digest = hashlib.sha256(sys.version.encode())
     for text in texts:
         digest.update(text.encode() + b"\0")
@@ -114,10 +118,12 @@ def constraints_for(comfyui: Path) -> str:
 
 
 def name_of(requirement: str) -> str:
+    """The package of a requirement, as pip compares names."""
     return re.split(r"[\s=<>!~\[;#@]", requirement.strip(), maxsplit=1)[0].lower().replace("_", "-")
 
 
 def run_quietly(command: Sequence[str | Path], problem: str) -> None:
+    """Raises StartError with the problem and the end of the output when the command fails."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise StartError(f"{problem}\n{tail(done.stdout + done.stderr)}")
@@ -134,6 +140,7 @@ def run_pip(command: Sequence[str | Path], log: Path) -> None:
 
 
 def pip_problem(text: str) -> str:
+    """What went wrong, in a sentence, from pip's output."""
     if re.search(r"No space left", text):
         return "The disk is full: the environment needs about 6 GB."
     if re.search(r"NewConnectionError|NameResolution|Max retries|timed out|Network is unreachable|Connection", text):
@@ -147,6 +154,7 @@ def pip_problem(text: str) -> str:
 
 
 def is_comfyui(folder: Path) -> bool:
+    """Whether this is the root of a ComfyUI."""
     return (folder / "main.py").is_file() and (folder / "comfy").is_dir() and (folder / "requirements.txt").is_file()
 
 
@@ -220,12 +228,14 @@ class Server:
 
 
 def free_port() -> int:
+    """A port that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def require_free(port: int) -> int:
+    """The port, or StartError that names another."""
     with socket.socket() as probe:
         if os.name != "nt":  # where a closed connection keeps its port for a minute
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -240,6 +250,7 @@ def require_free(port: int) -> int:
 
 
 def link_pack(base_directory: Path, pack: Path = ROOT) -> None:
+    """Makes custom_nodes/feedback_loop a link (on Windows a junction) to the checkout."""
     link = base_directory / "custom_nodes" / "feedback_loop"
     link.parent.mkdir(parents=True, exist_ok=True)
     if link.is_symlink():
@@ -278,11 +289,13 @@ def wait_until_ready(server: Server, seconds: float = 300) -> Server:
 
 
 def require_pack(server: Server) -> None:
+    """Raises StartError where ComfyUI runs without our nodes."""
     if not get_json(server.url + "/object_info/FeedbackCapture"):
         raise StartError(f"ComfyUI runs, but could not load the pack. The end of its log:\n{tail(server.log(), 40)}")
 
 
 def get_json(url: str) -> dict | None:
+    """None for no answer, or one that is no JSON."""
     try:
         with urllib.request.urlopen(url, timeout=10) as answer:
             return json.load(answer)
@@ -301,6 +314,7 @@ def device_options(python: Path) -> list[str]:
 
 
 def find_chromium() -> str | None:
+    """CHROMIUM_PATH, or the first of the usual names that is installed."""
     named = os.environ.get("CHROMIUM_PATH")
     return named or next((found for name in CHROMIUM_NAMES if (found := shutil.which(name))), None)
 
@@ -336,6 +350,7 @@ def prepare() -> tuple[Path, Path]:
 
 
 def demo(full: bool, port: int | None, out: Path) -> int:
+    """`start.py demo`: the loop against a ComfyUI of its own; the loop's exit status."""
     python, comfyui = prepare()
     log = out / "comfyui.log"
     port = require_free(port) if port else free_port()
@@ -359,6 +374,7 @@ def first_page() -> str:
 
 
 def comfyui(port: int) -> int:
+    """`start.py comfyui`: until Ctrl-C; ComfyUI's exit status."""
     python, folder = prepare()
     log = OUTPUT / "comfyui.log"
     server = start_server(python, folder, CACHE / "base", require_free(port), log, device_options(python))
@@ -373,6 +389,7 @@ def comfyui(port: int) -> int:
 
 
 def test(pytest_arguments: Sequence[str], everything: bool) -> int:
+    """`start.py test`: every step runs, also after one that failed; 1 if any did."""
     python, folder = prepare()
     require_chromium()
     marked = [] if everything else ["-m", "not long"]
@@ -394,14 +411,17 @@ def test(pytest_arguments: Sequence[str], everything: bool) -> int:
 
 
 def say(text: str) -> None:
+    """Prints at once, also into a pipe."""
     print(text, flush=True)
 
 
 def tail(text: str, lines: int = 15) -> str:
+    """The last lines of a text."""
     return "\n".join(text.rstrip().splitlines()[-lines:])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Parses the command line and runs the command; its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     for_demo = commands.add_parser("demo", help="run the whole loop on the demo model and write a report")

@@ -71,6 +71,7 @@ def measure(comfyui: Path, base: Path, packs: list[Path]) -> None:
 
 
 def one_repeat(comfyui: Path, folder: Path, ours_first: bool) -> dict[str, list[float]]:
+    """What one fresh process measured; see `measure`."""
     packs = ["feedback_loop", "empty"] if ours_first else ["empty", "feedback_loop"]
     command = [sys.executable, __file__, "--child", str(comfyui), str(folder), *(str(folder / pack) for pack in packs)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=comfyui)
@@ -80,6 +81,7 @@ def one_repeat(comfyui: Path, folder: Path, ours_first: bool) -> dict[str, list[
 
 
 def main() -> None:
+    """Prints what our pack adds to ComfyUI's start, beside an empty pack. The process is its own child, by --child."""
     if sys.argv[1:2] == ["--child"]:
         comfyui, folder, *packs = map(Path, sys.argv[2:])
         return measure(comfyui, folder, packs)

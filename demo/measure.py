@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 
+from ..feedback import evaluation
 from . import judge as judging
 from . import rater
 
@@ -36,8 +37,37 @@ class Row:
     def words(self) -> list[dict[str, str]]:
         return [p.words for p in self.prompts for _ in range(self.per_prompt)]
 
+    def clusters(self) -> list[int]:
+        """The prompt that each picture belongs to."""
+        return [i for i in range(len(self.prompts)) for _ in range(self.per_prompt)]
+
     def taste(self, without: tuple[str, ...] = ()) -> np.ndarray:
         return rater.utility(self.truth, self.words(), without)
+
+    @cached_property
+    def numbers(self) -> Numbers:
+        """Worked out once, though every other row is compared with plain's."""
+        features, clusters = torch.from_numpy(self.features), self.clusters()
+        return Numbers(
+            taste=self.taste(),
+            bare_taste=self.taste(("watermark",)),
+            marked=self.truth.marked().astype(float),
+            hits=np.nanmean(np.stack(list(attribute_hits(self).values())), 0),
+            diversity=evaluation.diversity(features),
+            diversity_within=evaluation.diversity(features, clusters),
+        )
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What a row is compared by. A number for each picture, except diversity, which is the whole row's."""
+
+    taste: np.ndarray
+    bare_taste: np.ndarray  # watermarks left out of account
+    marked: np.ndarray
+    hits: np.ndarray  # share of the prompted words that are true
+    diversity: float
+    diversity_within: float  # among the pictures of one prompt
 
 
 def judged(images: torch.Tensor, prompts: list[Prompt], judge: judging.Judge) -> Row:
@@ -62,52 +92,35 @@ def attribute_accuracy(row: Row) -> float:
     return float(np.mean([np.nanmean(column) for column in attribute_hits(row).values() if not np.isnan(column).all()]))
 
 
-def diversity(features: np.ndarray) -> float:
-    """Mean pairwise Euclidean distance of unit features (N, F)."""
-    gram = np.clip(features @ features.T, -1, 1)
-    upper = np.triu_indices(len(features), 1)
-    return float(np.sqrt(2 - 2 * gram[upper]).mean())
-
-
-def diversity_within(row: Row) -> float:
-    """The same among the pictures of one prompt, averaged over prompts."""
-    groups = row.features.reshape(len(row.prompts), row.per_prompt, -1)
-    return float(np.mean([diversity(group) for group in groups]))
-
-
-def paired_interval(difference: np.ndarray, per_prompt: int) -> tuple[float, list[float]]:
-    """Mean and 95 % t interval of paired differences; pictures of one prompt count as one cluster."""
-    cluster = difference.reshape(-1, per_prompt).mean(1)
-    half = stats.t.ppf(0.975, len(cluster) - 1) * cluster.std(ddof=1) / np.sqrt(len(cluster))
-    return float(cluster.mean()), [float(cluster.mean() - half), float(cluster.mean() + half)]
-
-
 def summary(row: Row, plain: Row) -> dict[str, Any]:
-    """What report.json holds for one row. Every *_interval is of the paired difference to plain."""
-    taste, base = row.taste(), plain.taste()
-    bare, bare_base = row.taste(("watermark",)), plain.taste(("watermark",))
-    k = row.per_prompt
-    gain, gain_interval = paired_interval(taste - base, k)
-    bare_gain, bare_interval = paired_interval(bare - bare_base, k)
-    hits = np.nanmean(np.stack(list(attribute_hits(row).values())), 0)
-    hits_plain = np.nanmean(np.stack(list(attribute_hits(plain).values())), 0)
+    """What report.json holds for one row. Every *_interval is of the paired difference to plain, prompts counted."""
+    own, base = row.numbers, plain.numbers
+
+    def difference(before: np.ndarray, after: np.ndarray) -> tuple[float, list[float]]:
+        value, low, high = evaluation.paired_difference(before, after, row.clusters())
+        return value, [low, high]
+
+    gain, gain_interval = difference(base.taste, own.taste)
+    bare_gain, bare_interval = difference(base.bare_taste, own.bare_taste)
+    # A prompt that says nothing gives its pictures no hits, in either row: no difference.
+    hits_interval = difference(np.nan_to_num(base.hits), np.nan_to_num(own.hits))[1]
     return {
         "n": len(row.images),
-        "watermark_rate": float(row.truth.marked().mean()),
-        "watermark_difference_interval": paired_interval(row.truth.marked().astype(float) - plain.truth.marked(), k)[1],
+        "watermark_rate": float(own.marked.mean()),
+        "watermark_difference_interval": difference(base.marked, own.marked)[1],
         "attribute_accuracy": attribute_accuracy(row),
-        "attribute_difference_interval": paired_interval(np.nan_to_num(hits - hits_plain), k)[1],
-        "diversity": diversity(row.features),
-        "diversity_ratio": diversity(row.features) / diversity(plain.features),
-        "diversity_within_prompt_ratio": diversity_within(row) / diversity_within(plain),
-        "taste_mean": float(taste.mean()),
-        "taste_sd": float(taste.std(ddof=1)),
+        "attribute_difference_interval": hits_interval,
+        "diversity": own.diversity,
+        "diversity_ratio": own.diversity / base.diversity,
+        "diversity_within_prompt_ratio": own.diversity_within / base.diversity_within,
+        "taste_mean": float(own.taste.mean()),
+        "taste_sd": float(own.taste.std(ddof=1)),
         "taste_gain": gain,
         "taste_gain_interval": gain_interval,
-        "taste_gain_in_sd_of_plain": gain / float(base.std(ddof=1)),
+        "taste_gain_in_sd_of_plain": gain / float(base.taste.std(ddof=1)),
         "taste_gain_without_watermark": bare_gain,
         "taste_gain_without_watermark_interval": bare_interval,
-        "taste_gain_without_watermark_in_sd_of_plain": bare_gain / float(bare_base.std(ddof=1)),
+        "taste_gain_without_watermark_in_sd_of_plain": bare_gain / float(base.bare_taste.std(ddof=1)),
     }
 
 

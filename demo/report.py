@@ -86,7 +86,7 @@ def gain_bars(report: dict[str, Any]) -> str:
     height = 34 * len(names)
     parts = [f'<line x1="{x(0):.1f}" x2="{x(0):.1f}" y1="0" y2="{height}" stroke="currentColor" opacity=".4"/>']
     for i, name in enumerate(names):
-        gain, (a, b), y = report[name]["taste_gain"] / sd, ends[2 * i : 2 * i + 2], 34 * i + 17
+        gain, (a, b), y = report[name]["taste_gain_in_sd_of_plain"], ends[2 * i : 2 * i + 2], 34 * i + 17
         left, width = min(x(0), x(gain)), abs(x(gain) - x(0))
         parts += [
             f'<text x="0" y="{y + 5}" fill="currentColor" font-size="14">{html.escape(TITLES[name])}</text>',
@@ -149,8 +149,8 @@ def text_table(report: dict[str, Any]) -> str:
 
 
 def paragraph(report: dict[str, Any]) -> str:
-    t, sd = report["taste"], report["plain"]["taste_sd"]
-    gain = {name: f"{report[name]['taste_gain'] / sd:.2f}" for name in TITLES}
+    t = report["taste"]
+    gain = {name: f"{report[name]['taste_gain_in_sd_of_plain']:.2f}" for name in TITLES}
     before, after = (f"{report[n]['watermark_rate']:.0%}" for n in ("plain", "watermark_penalty"))
     return (
         f"A scripted person with a hidden taste gave stars to {report['rated']} pictures of a tiny model. From these "

@@ -49,6 +49,23 @@ def decode(data: bytes) -> np.ndarray:
         raise BadPicture(f"The picture can't be decoded: {error}.") from error
 
 
+def decode_mask(data: bytes) -> np.ndarray:
+    """Pixels (H, W), uint8, of an 8-bit grey PNG. Raises BadPicture for anything else."""
+    from PIL import Image, UnidentifiedImageError
+
+    if len(data) > MAX_BYTES or _format_of(data) != "PNG":
+        raise BadPicture("A mask is a PNG picture.")
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+            if picture.mode != "L" or picture.width * picture.height > MAX_PIXELS:
+                raise BadPicture("A mask is an 8-bit grey PNG, without colours or transparency.")
+            return np.asarray(picture)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, BadPicture):
+            raise
+        raise BadPicture(f"The picture can't be decoded: {error}.") from error
+
+
 def checked(pixels: np.ndarray) -> np.ndarray:
     """The array itself, contiguous, or BadPicture unless it is uint8 (H, W, 3 or 4) within the caps."""
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 3:
@@ -143,9 +160,8 @@ def write_durably(target: Path, data: bytes) -> None:
             os.fsync(file.fileno())
             file.close()
             os.replace(file.name, target)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+        finally:
+            Path(file.name).unlink(missing_ok=True)  # still there only if one of the above failed
     _sync_folder(target.parent)
 
 

@@ -24,7 +24,8 @@ class FeedbackLoopExtension(ComfyExtension):
             import_module(".routes", __name__).register()
             self.nodes = all_nodes()
         except Exception:
-            # ComfyUI logs one line of what is raised here; whoever has to repair it needs all of it.
+            # Of whatever kind it is, ComfyUI logs one line; whoever has to repair it needs all of it. Nothing is
+            # swallowed: it is raised again.
             logging.exception("Feedback Loop could not be loaded")
             raise
 

@@ -29,7 +29,10 @@ def _config(folder: str) -> dict[str, Any]:
 
 
 def load_unet() -> Any:
-    """A ModelPatcher over ComfyUI's SD1.5 UNet, v-prediction, with the demo's own schedule."""
+    """A ModelPatcher over ComfyUI's SD1.5 UNet, v-prediction, with the demo's own schedule.
+
+    Not CoreModelPatcher: under DynamicVRAM that streams weights, which saves nothing at this size and can't be trained.
+    """
     import comfy.model_base
     import comfy.model_detection
     import comfy.model_management
@@ -65,7 +68,7 @@ def load_unet() -> Any:
     names = comfy.utils.unet_to_diffusers(unet_config)
     state = {names[key]: value for key, value in _weights("unet", "diffusion_pytorch_model.safetensors").items()}
     model.diffusion_model.load_state_dict(state, strict=True)
-    return comfy.model_patcher.CoreModelPatcher(
+    return comfy.model_patcher.ModelPatcher(
         model,
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),

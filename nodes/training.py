@@ -67,7 +67,7 @@ class Training:
 
         try:
             train(policy, source, objective, plan, average, on_step)
-        except BaseException:
+        except BaseException:  # ComfyUI's interrupt is no Exception; nor may an hour be lost to whatever else happens
             if average.steps:
                 self.save(policy.adapters.low_rank(average.values), f"{self.name}_stopped_at_{average.steps}")
             raise

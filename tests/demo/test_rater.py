@@ -62,11 +62,3 @@ def test_a_perfect_score_reaches_the_agreement_and_a_random_one_chance() -> None
     assert accuracy == pytest.approx(0.818, abs=0.06) and low < accuracy < high
     accuracy, (low, high) = measure.pair_accuracy(rng.standard_normal(400), utility, 4, 500, rng)
     assert low < 0.5 < high
-
-
-def test_the_paired_interval_counts_prompts_not_pictures() -> None:
-    """Four identical pictures a prompt carry no more than one: mean .5, t(.975, 3) * sd / 2 of 0, 0, 1, 1."""
-    difference = np.repeat([0.0, 0.0, 1.0, 1.0], 4)
-    mean, (low, high) = measure.paired_interval(difference, per_prompt=4)
-    half = 3.18245 * np.std([0, 0, 1, 1], ddof=1) / 2
-    assert mean == 0.5 and low == pytest.approx(0.5 - half, abs=1e-4) and high == pytest.approx(0.5 + half, abs=1e-4)

@@ -48,6 +48,23 @@ def _denoised(pipe: Any, x: torch.Tensor, sigma: float, timestep: int, text: tor
     return x / scale**2 - v * sigma / scale
 
 
+def test_the_denoiser_can_be_trained_where_comfyui_streams_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On NVIDIA ComfyUI makes its own loaders' models dynamic, which a GPU's name as the load device is enough for."""
+    import comfy.model_management
+    import comfy.model_patcher
+
+    from feedback_loop.nodes.demo import load_unet
+
+    gpu = torch.device("cuda", 0)
+    dynamic = comfy.model_patcher.ModelPatcherDynamic
+    monkeypatch.setattr(comfy.model_patcher, "CoreModelPatcher", dynamic)
+    monkeypatch.setattr(comfy.model_management, "get_torch_device", lambda: gpu)
+    model = load_unet()
+    assert model.load_device == gpu and not model.is_dynamic()
+    assert model.clone(disable_dynamic=True).model is model.model, "nodes/policy.py asks for this of a dynamic model"
+    assert isinstance(dynamic.__new__(dynamic, load_device=gpu), dynamic), "core no longer gives dynamic ones for a GPU"
+
+
 @torch.inference_mode()
 def test_both_read_a_prompt_alike(parts: Any, pipe: Any) -> None:
     for prompt in PROMPTS:
