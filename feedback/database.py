@@ -43,8 +43,11 @@ def write_ahead_log_is_safe(version: tuple[int, ...]) -> bool:
     return (major, minor) > (3, 51) or patch >= fixed.get((major, minor), 1_000_000)
 
 
-def sqlite_engine(url: URL, begin: str) -> Engine:
-    """An engine whose transactions open with `begin`, and whose commits are on disk when they return."""
+def sqlite_engine(url: URL, begin: str, foreign_keys: bool = True) -> Engine:
+    """An engine whose transactions open with `begin`, and whose commits are on disk when they return.
+
+    foreign_keys: off for migrations only, because SQLite changes a table by making it anew and dropping the old one.
+    """
     from sqlalchemy import create_engine, event
 
     engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT / 1000, "check_same_thread": False})
@@ -57,7 +60,7 @@ def sqlite_engine(url: URL, begin: str) -> Engine:
         if begin != "BEGIN":
             connection.execute(f"PRAGMA journal_mode={journal}")
         connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute(f"PRAGMA foreign_keys={'ON' if foreign_keys else 'OFF'}")
         connection.execute("PRAGMA trusted_schema=OFF")  # a triggered file from elsewhere must not run functions
 
     @event.listens_for(engine, "begin")
@@ -78,7 +81,7 @@ class Database:
         self.url = _sqlite_url(url)
         self._reader = sqlite_engine(self.url, "BEGIN")
         self._writer = sqlite_engine(self.url, "BEGIN IMMEDIATE")
-        self.read_only = _open(self._writer, self.url, migrations)
+        self.read_only = _open(sqlite_engine(self.url, "BEGIN IMMEDIATE", foreign_keys=False), self.url, migrations)
         self._path = Path(str(self.url.database))
         self._file = self._path.stat()
         self._waiting: SimpleQueue[tuple[Callable[[Connection], Any], Future[Any]]] = SimpleQueue()
@@ -178,11 +181,12 @@ def _open(engine: Engine, url: URL, migrations: Path) -> str | None:
         with engine.begin() as connection:
             return _migrate(connection, Path(str(url.database)), migrations)
     except DatabaseError as error:
-        engine.dispose()
         raise DatabaseUnusable(
             f"The feedback database {url.database} can't be opened: {error.orig}. Move it away or put a backup "
             "(feedback*.backup beside it) in its place, then start again."
         ) from error
+    finally:
+        engine.dispose()
 
 
 def _migrate(connection: Connection, path: Path, migrations: Path) -> str | None:

@@ -139,12 +139,16 @@ def prompt_group(prompt: str | None) -> str | None:
     return None if prompt is None else " ".join(prompt.casefold().split())
 
 
-def split_of(prompt: str | None, validation: float = 0.1, test: float = 0.1) -> Split:
-    """Where pictures of this prompt belong, fixed by a hash of the words. Fractions of all prompts, 0..1."""
+def prompt_key(prompt: str | None) -> str:
+    """A hash of the prompt's group, 32 hex digits; that of no words for None."""
     from blake3 import blake3
 
-    digest = blake3((prompt_group(prompt) or "").encode("utf-8", "surrogatepass")).digest()
-    place = int.from_bytes(digest[:8], "big") / 2**64
+    return blake3((prompt_group(prompt) or "").encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def split_of(prompt: str | None, validation: float = 0.1, test: float = 0.1) -> Split:
+    """Where pictures of this prompt belong, fixed by a hash of the words. Fractions of all prompts, 0..1."""
+    place = int(prompt_key(prompt)[:16], 16) / 2**64
     if place < test:
         return "test"
     return "validation" if place < test + validation else "train"
@@ -184,6 +188,11 @@ def self_agreement(compared: Iterable[ComparedImages]) -> Agreement:
         if one.winner in ("left", "right"):
             low, high = sorted((one.left, one.right))
             answers[one.rater, one.axis, low, high].append(one.left if one.winner == "left" else one.right)
-    repeated = [given for given in answers.values() if len(given) > 1]
-    same = sum(a == b for given in repeated for a, b in zip(given, given[1:], strict=False))
-    return Agreement(same, sum(len(given) - 1 for given in repeated))
+    found = [agreement(given) for given in answers.values()]
+    return Agreement(sum(one.same for one in found), sum(one.repeats for one in found))
+
+
+def agreement(answers: Sequence[str]) -> Agreement:
+    """Of the answers to one pair, in order: how many are the same as the one before."""
+    same = sum(a == b for a, b in zip(answers, answers[1:], strict=False))
+    return Agreement(same, max(0, len(answers) - 1))

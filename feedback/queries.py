@@ -14,6 +14,7 @@ import numpy as np
 from sqlalchemy import and_, func, select
 
 from . import documents, tables
+from .derived import JUDGED
 from .records import (
     ComparedImages,
     Feedback,
@@ -22,7 +23,6 @@ from .records import (
     NotFound,
     Page,
     RatedImage,
-    Stats,
     StoredImage,
     StoredRating,
 )
@@ -50,8 +50,9 @@ def revision(connection: Connection) -> int:
 
 
 def judgement_revision(connection: Connection) -> int:
-    """The number of the last write that was a judgement or an undo; 0 before the first."""
-    return connection.execute(select(func.coalesce(func.max(judgement.c.revision), 0))).scalar_one()
+    """The number of the last write that changed what people said; 0 before the first."""
+    judged = select(tables.counter.c.value).where(tables.counter.c.name == JUDGED)
+    return connection.execute(judged).scalar() or 0
 
 
 def page(connection: Connection, collection: str | None, before: int | None, limit: int) -> Page:
@@ -68,7 +69,7 @@ def page(connection: Connection, collection: str | None, before: int | None, lim
 
 def images_by_id(connection: Connection, ids: Sequence[str]) -> tuple[StoredImage, ...]:
     """The pictures of these ids that exist."""
-    found = [row for some in _chunks(ids) for row in connection.execute(_image_rows().where(image.c.id.in_(some)))]
+    found = [row for some in chunks(ids) for row in connection.execute(_image_rows().where(image.c.id.in_(some)))]
     return _with_ratings(connection, found)
 
 
@@ -105,7 +106,7 @@ def _generation(row: Row[Any]) -> Generation:
 
 def _ratings_of(connection: Connection, ids: Sequence[str]) -> dict[str, list[StoredRating]]:
     ratings: dict[str, list[StoredRating]] = defaultdict(list)
-    for some in _chunks(ids):
+    for some in chunks(ids):
         latest = _latest_ratings(rating.c.image_id.in_(some), None).subquery()
         for row in connection.execute(select(latest).where(latest.c.place == 1).order_by(latest.c.revision)):
             scale = (row.scale_min, row.scale_max)
@@ -229,32 +230,13 @@ def embeddings(connection: Connection, ids: Sequence[str], encoder_id: str) -> d
     rows = select(table.c.image_id, table.c.vector).where(table.c.encoder_id == encoder_id)
     return {
         row.image_id: np.frombuffer(row.vector, "<f4").astype(np.float32)
-        for some in _chunks(ids)
+        for some in chunks(ids)
         for row in connection.execute(rows.where(table.c.image_id.in_(some)))
     }
 
 
-def stats(connection: Connection, read_only: str | None) -> Stats:
-    """Counts of what is there; judgements that were undone are not counted."""
-    kinds = select(judgement.c.kind, func.count()).where(*_counts(None)).group_by(judgement.c.kind)
-    judged: dict[str, int] = {kind: count for kind, count in connection.execute(kinds)}
-    per_collection = select(image.c.collection, func.count()).group_by(image.c.collection)
-    collections: dict[str, int] = {name: count for name, count in connection.execute(per_collection)}
-    files = select(func.max(image.c.bytes).label("bytes")).group_by(image.c.file_hash).subquery()
-    return Stats(
-        revision=revision(connection),
-        images=sum(collections.values()),
-        ratings=judged.get("rating", 0),
-        comparisons=judged.get("comparison", 0),
-        comments=judged.get("comment", 0),
-        raters=connection.execute(select(func.count()).select_from(rater)).scalar_one(),
-        media_bytes=int(connection.execute(select(func.coalesce(func.sum(files.c.bytes), 0))).scalar_one()),
-        collections=collections,
-        read_only=read_only,
-    )
-
-
-def _chunks(ids: Iterable[str]) -> Iterator[list[str]]:
+def chunks(ids: Iterable[str]) -> Iterator[list[str]]:
+    """Distinct ids, as many at a time as one statement takes."""
     everything = list(dict.fromkeys(ids))
     for start in range(0, len(everything), CHUNK):
         yield everything[start : start + CHUNK]

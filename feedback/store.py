@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import latents, media, queries, writes
+from . import counts, derived, judging, latents, mark_queries, media, queries, tokens, writes
 from .database import Database
+from .marks import Interaction, Marks, Ranking, Region, Tag, WordMark
 from .records import (
     MAX_NAME,
     Comment,
@@ -28,6 +29,7 @@ from .records import (
     checked_number,
     checked_text,
 )
+from .results import RaterReliability
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -44,6 +46,8 @@ class FeedbackStore:
         self._database = Database(url)
         self._media = media.Media(media_dir)
         self._latents = latents.Latents(Path(media_dir) / "latents")
+        if self.read_only is None and not self._database.read(derived.is_current):
+            self.rebuild()
 
     @property
     def read_only(self) -> str | None:
@@ -123,19 +127,41 @@ class FeedbackStore:
 
     def add_rating(self, rating: Rating, key: RequestKey | None = None) -> str:
         """Appends a rating; the rater's latest that is not undone counts. Raises NotFound for an unknown picture."""
-        return self._write(lambda c: writes.insert_rating(c, rating), key)
+        return self._write(lambda c: judging.insert_rating(c, rating), key)
 
     def add_ratings(self, ratings: Sequence[Rating]) -> list[str]:
         """Appends many ratings, all or none, in one transaction."""
-        return self._database.write(lambda c: [writes.insert_rating(c, r) for r in ratings])
+        return self._database.write(lambda c: [judging.insert_rating(c, r) for r in ratings])
 
     def add_comparison(self, comparison: Comparison, key: RequestKey | None = None) -> str:
         """Appends a comparison of two pictures. Raises NotFound for an unknown picture."""
-        return self._write(lambda c: writes.insert_comparison(c, comparison), key)
+        return self._write(lambda c: judging.insert_comparison(c, comparison), key)
+
+    def add_ranking(self, ranking: Ranking, key: RequestKey | None = None) -> str:
+        """Appends an order of pictures. Raises NotFound for an unknown picture."""
+        return self._write(lambda c: judging.insert_ranking(c, ranking), key)
+
+    def add_region(self, region: Region, key: RequestKey | None = None) -> str:
+        """Appends a marked place. Raises NotFound for an unknown picture, InvalidRecord for a mask that doesn't fit."""
+        image = self.image(region.image_id)
+        mask = judging.clean_mask(region, image.width, image.height)
+        return self._write(lambda c: judging.insert_region(c, region, mask), key)
+
+    def add_word_mark(self, mark: WordMark, key: RequestKey | None = None) -> str:
+        """Appends a marked word. Raises NotFound for an unknown picture, InvalidRecord for a word not in its prompt."""
+        return self._write(lambda c: judging.insert_word_mark(c, mark), key)
+
+    def add_tag(self, tag: Tag, key: RequestKey | None = None) -> str:
+        """Appends a tag; the same tag by the same rater stays one. Raises NotFound for an unknown picture."""
+        return self._write(lambda c: judging.insert_tag(c, tag), key)
+
+    def add_interaction(self, interaction: Interaction, key: RequestKey | None = None) -> str:
+        """Appends what somebody did with a picture. Raises NotFound for an unknown picture."""
+        return self._write(lambda c: judging.insert_interaction(c, interaction), key)
 
     def add_comment(self, comment: Comment, key: RequestKey | None = None) -> str:
         """Appends a comment on a picture. Raises NotFound for an unknown picture."""
-        return self._write(lambda c: writes.insert_comment(c, comment), key)
+        return self._write(lambda c: judging.insert_comment(c, comment), key)
 
     def undo(self, judgement_id: str, rater: str | None = None, clear: bool = False) -> str:
         """Takes a judgement back by a row that supersedes it; returns that row's id, the same one when asked again.
@@ -143,7 +169,7 @@ class FeedbackStore:
         rater: if given, must be the one who judged, else NotYours. clear: also takes back that rater's earlier ratings
         of the same picture on the same axis, which would count again otherwise. Raises NotFound; Conflict for an undo.
         """
-        return self._write(lambda c: writes.insert_undo(c, judgement_id, rater, clear))
+        return self._write(lambda c: judging.insert_undo(c, judgement_id, rater, clear))
 
     # What follows from them
 
@@ -187,9 +213,38 @@ class FeedbackStore:
         """Records that a model was fitted."""
         return self._write(lambda c: writes.insert_model_run(c, run))
 
+    def marks(self, image_ids: Sequence[str]) -> dict[str, Marks]:
+        """What counts of the marks on each picture; an unknown picture has none."""
+        return self._database.read(lambda c: mark_queries.marks(c, image_ids))
+
     def stats(self) -> Stats:
         """What the store holds."""
-        return self._database.read(lambda c: queries.stats(c, self.read_only))
+        return self._database.read(lambda c: counts.stats(c, self.read_only))
+
+    def reliability(self) -> list[RaterReliability]:
+        """How steadily everybody judges who did, by name."""
+        return self._database.read(counts.reliability)
+
+    # Team mode
+
+    def add_token(self, rater: str) -> str:
+        """A new token that makes a request this rater's. Only a hash is kept, so it can't be shown again."""
+        checked_text(rater, "The rater's name", MAX_NAME, empty=False)
+        token = tokens.new_token()
+        self._database.write(lambda c: tokens.insert_token(c, rater, token))
+        return token
+
+    def revoke_tokens(self, rater: str) -> int:
+        """Ends all tokens of a rater and returns how many there were. Raises NotFound for an unknown rater."""
+        return self._database.write(lambda c: tokens.revoke_tokens(c, rater))
+
+    def rater_of_token(self, token: str) -> str | None:
+        """Whose token it is, or None."""
+        return self._database.read(lambda c: tokens.rater_of_token(c, token))
+
+    def rebuild(self) -> None:
+        """Counts anew what lists and counts are quick by; for a database that was written to by other means."""
+        self._database.write(derived.rebuild)
 
     def _write(self, insert: Callable[[Connection], str], key: RequestKey | None = None) -> str:
         return self._database.write(lambda c: writes.once(c, key, insert))

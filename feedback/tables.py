@@ -1,8 +1,9 @@
 """The tables of the feedback database. Types are those that SQLite and PostgreSQL share.
 
-Judgements are append-only: `judgement` has a row for each rating, comparison, comment and undo; an undo supersedes the
+Judgements are append-only: `judgement` has a row for each thing that was said and each undo; an undo supersedes the
 row that it names. Every write has its own `revision`, so that a query at a revision always gives the same answer.
-The schema is made by `migrations/`; a test holds the two together.
+The schema is made by `migrations/`; a test holds the two together. What can be counted from these tables and is kept
+only to be quick lies in `derived_tables`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from sqlalchemy import (
 from sqlalchemy.types import TypeDecorator
 
 VERSION_TABLE = "feedback_loop_version"
+
+KINDS = ("rating", "comparison", "ranking", "region", "word_mark", "tag", "comment", "interaction", "undo")
 
 metadata = MetaData(
     naming_convention={
@@ -99,7 +102,13 @@ image = Table(
     Column("bytes", BigInteger, nullable=False),
     Column("created_at", UtcTime, nullable=False),
     Column("revision", BigInteger, nullable=False, unique=True),
+    Column("prompt_key", String(32)),  # hash of the prompt's words, the same for a whole prompt group; null without
+    Column("rated", Integer, nullable=False, server_default="0"),  # 1 if a rating counts, on any axis
     Index(None, "collection", "revision"),
+    Index(None, "collection", "rated", "revision"),
+    Index(None, "rated", "revision"),
+    Index(None, "prompt_key"),
+    Index(None, "created_at"),
 )
 
 generation = Table(
@@ -120,8 +129,8 @@ generation = Table(
     Column("checkpoint", Text),
     Column("checkpoint_hash", Text),
     Column("loras", Text),  # JSON list, null where unknown
-    Column("api_prompt_hash", String(80), ForeignKey("document.hash")),
-    Column("workflow_hash", String(80), ForeignKey("document.hash")),
+    Column("api_prompt_hash", String(80), ForeignKey("document.hash"), index=True),
+    Column("workflow_hash", String(80), ForeignKey("document.hash"), index=True),
     Column("versions", Text, nullable=False),
 )
 
@@ -134,8 +143,9 @@ judgement = Table(
     Column("supersedes", String(36), ForeignKey("judgement.id"), unique=True),
     Column("created_at", UtcTime, nullable=False),
     Column("revision", BigInteger, nullable=False, index=True),
-    CheckConstraint("kind IN ('rating', 'comparison', 'comment', 'undo')", name="kind"),
+    CheckConstraint(f"kind IN {KINDS}", name="kind"),
     CheckConstraint("(kind = 'undo') = (supersedes IS NOT NULL)", name="undo_supersedes"),
+    Index(None, "rater_id", "kind", "revision"),
 )
 
 rating = Table(
@@ -179,6 +189,87 @@ comment = Table(
     Column("about", String(36), ForeignKey("judgement.id")),  # the rating that it was given with
     Column("text", Text, nullable=False),
     Index(None, "image_id"),
+)
+
+ranking = Table(
+    "ranking",
+    metadata,
+    Column("id", String(36), ForeignKey("judgement.id"), primary_key=True),
+    Column("axis", Text, nullable=False),
+    Column("lead_time", Float),
+)
+
+ranking_entry = Table(
+    "ranking_entry",
+    metadata,
+    Column("ranking_id", String(36), ForeignKey("ranking.id"), primary_key=True),
+    Column("place", Integer, primary_key=True, autoincrement=False),  # 0 is the best
+    _reference("image_id", "image.id"),
+    Index(None, "image_id"),
+)
+
+region = Table(
+    "region",
+    metadata,
+    Column("id", String(36), ForeignKey("judgement.id"), primary_key=True),
+    _reference("image_id", "image.id"),
+    Column("shape", String(16), nullable=False),
+    Column("geometry", Text, nullable=False),  # JSON list of [x, y] in fractions
+    Column("label", Text, nullable=False),
+    Column("severity", Float),
+    Column("comment", Text),
+    Column("mask", LargeBinary),  # 8-bit grey PNG of the picture's size
+    CheckConstraint("shape IN ('point', 'rect', 'polygon', 'mask')", name="shape"),
+    CheckConstraint("(shape = 'mask') = (mask IS NOT NULL)", name="mask"),
+    Index(None, "image_id"),
+)
+
+word_mark = Table(
+    "word_mark",
+    metadata,
+    Column("id", String(36), ForeignKey("judgement.id"), primary_key=True),
+    _reference("image_id", "image.id"),
+    Column("word_index", Integer, nullable=False),
+    Column("word", Text, nullable=False),
+    Column("label", String(16), nullable=False),
+    CheckConstraint("label IN ('misaligned', 'missing', 'good')", name="label"),
+    Index(None, "image_id"),
+)
+
+tag = Table(
+    "tag",
+    metadata,
+    Column("id", String(36), ForeignKey("judgement.id"), primary_key=True),
+    _reference("image_id", "image.id"),
+    Column("tag", Text, nullable=False),
+    Index(None, "image_id"),
+    Index(None, "tag"),
+)
+
+interaction = Table(
+    "interaction",
+    metadata,
+    Column("id", String(36), ForeignKey("judgement.id"), primary_key=True),
+    _reference("image_id", "image.id"),
+    _reference("result_id", "image.id", nullable=True),
+    Column("kind", String(16), nullable=False),
+    CheckConstraint(
+        "kind IN ('saved', 'deleted', 'regenerated', 'inpainted', 'upscaled', 'picked')",
+        name="kind",
+    ),
+    Index(None, "image_id"),
+    Index(None, "result_id"),
+)
+
+api_token = Table(  # of people in team mode; the token itself is nowhere
+    "api_token",
+    metadata,
+    _id(),
+    _reference("rater_id", "rater.id"),
+    Column("token_hash", String(80), nullable=False, unique=True),
+    Column("created_at", UtcTime, nullable=False),
+    Column("revoked_at", UtcTime),
+    Index(None, "rater_id"),
 )
 
 embedding = Table(

@@ -13,18 +13,17 @@ import numpy as np
 from sqlalchemy import insert, select, update
 
 from . import documents, media, tables
+from .derived import add_to_tally
 from .graph import upstream
+from .pairs import prompt_key
+from .prompt_words import insert_words
 from .records import (
     MAX_NAME,
-    Comment,
-    Comparison,
     Conflict,
     Generation,
     InvalidRecord,
     ModelRun,
     NotFound,
-    NotYours,
-    Rating,
     RequestKey,
     checked_text,
 )
@@ -67,6 +66,7 @@ def new_image(
         "width": pixels.shape[1],
         "mime": "image/png",
         "bytes": size,
+        "prompt_key": None if generation.prompt is None else prompt_key(generation.prompt),
     }
     return NewImage(image, made_by, bodies)
 
@@ -118,7 +118,7 @@ def once(connection: Connection, key: RequestKey | None, write: Callable[[Connec
             raise Conflict("This Idempotency-Key was used before with another request; take a new one.")
         return found.result
     result = write(connection)
-    connection.execute(insert(request).values(key=key.key, body_hash=key.body_hash, result=result, created_at=_now()))
+    connection.execute(insert(request).values(key=key.key, body_hash=key.body_hash, result=result, created_at=now()))
     return result
 
 
@@ -131,113 +131,19 @@ def insert_image(connection: Connection, new: NewImage) -> str:
     for hash_, body in new.documents.items():
         if connection.execute(select(tables.document.c.hash).where(tables.document.c.hash == hash_)).first() is None:
             connection.execute(insert(tables.document).values(hash=hash_, body=body))
-    id_ = str(uuid.uuid4())
-    connection.execute(insert(image).values(id=id_, created_at=_now(), revision=next_revision(connection), **new.image))
+    id_, revision = str(uuid.uuid4()), next_revision(connection)
+    _count_image(connection, new.image)
+    connection.execute(insert(image).values(id=id_, created_at=now(), revision=revision, rated=0, **new.image))
     connection.execute(insert(tables.generation).values(image_id=id_, **new.generation))
+    insert_words(connection, [(revision, new.generation["prompt"])])
     return id_
 
 
-def insert_rating(connection: Connection, rating: Rating) -> str:
-    """Appends a rating, and the comment that came with it."""
-    _check_image(connection, rating.image_id)
-    id_ = _judge(connection, "rating", rating.rater)
-    fields = ("image_id", "axis", "value", "raw", "scale_min", "scale_max", "lead_time")
-    connection.execute(insert(tables.rating).values(id=id_, **{name: getattr(rating, name) for name in fields}))
-    if rating.comment is not None:
-        _insert_comment(connection, Comment(rating.image_id, rating.comment, rating.rater), about=id_)
-    return id_
-
-
-def insert_comparison(connection: Connection, comparison: Comparison) -> str:
-    """Appends a comparison."""
-    _check_image(connection, comparison.left)
-    _check_image(connection, comparison.right)
-    id_ = _judge(connection, "comparison", comparison.rater)
-    fields = ("axis", "winner", "strength", "policy", "propensity", "lead_time")
-    row = {name: getattr(comparison, name) for name in fields}
-    connection.execute(
-        insert(tables.comparison).values(id=id_, left_id=comparison.left, right_id=comparison.right, **row)
-    )
-    return id_
-
-
-def insert_comment(connection: Connection, comment: Comment) -> str:
-    """Appends a comment."""
-    _check_image(connection, comment.image_id)
-    return _insert_comment(connection, comment, about=None)
-
-
-def _insert_comment(connection: Connection, comment: Comment, about: str | None) -> str:
-    id_ = _judge(connection, "comment", comment.rater)
-    connection.execute(insert(tables.comment).values(id=id_, image_id=comment.image_id, about=about, text=comment.text))
-    return id_
-
-
-def _check_image(connection: Connection, image_id: str) -> None:
-    if connection.execute(select(tables.image.c.id).where(tables.image.c.id == image_id)).first() is None:
-        raise NotFound(f"There is no picture {image_id!r} in the feedback database.")
-
-
-def _judge(connection: Connection, kind: str, rater: str, supersedes: str | None = None) -> str:
-    id_ = str(uuid.uuid4())
-    connection.execute(
-        insert(tables.judgement).values(
-            id=id_,
-            kind=kind,
-            rater_id=_rater_id(connection, rater),
-            supersedes=supersedes,
-            created_at=_now(),
-            revision=next_revision(connection),
-        )
-    )
-    return id_
-
-
-def _rater_id(connection: Connection, name: str) -> str:
-    rater = tables.rater
-    found = connection.execute(select(rater.c.id).where(rater.c.name == name)).scalar()
-    if found is None:
-        found = str(uuid.uuid4())
-        connection.execute(insert(rater).values(id=found, name=name, created_at=_now()))
-    return found
-
-
-def insert_undo(connection: Connection, judgement_id: str, rater: str | None, clear: bool) -> str:
-    """Supersedes a judgement and the comment that came with it; see FeedbackStore.undo for `clear`."""
-    judgement, name = tables.judgement, tables.rater.c.name
-    whose = select(judgement, name.label("rater")).join(tables.rater).where(judgement.c.id == judgement_id)
-    found = connection.execute(whose).first()
-    if found is None:
-        raise NotFound(f"There is no judgement {judgement_id!r} in the feedback database.")
-    if found.kind == "undo":
-        raise Conflict("An undo can't be undone; judge the picture again.")
-    if rater is not None and rater != found.rater:
-        raise NotYours("This is the judgement of another rater; everyone can take back only their own.")
-    also = select(tables.comment.c.id).where(tables.comment.c.about == judgement_id)
-    earlier = _earlier_ratings(connection, found) if clear else []
-    for other in [*connection.execute(also).scalars(), *earlier]:
-        _supersede(connection, other, found.rater)
-    return _supersede(connection, judgement_id, found.rater)
-
-
-def _supersede(connection: Connection, judgement_id: str, rater: str) -> str:
-    judgement = tables.judgement
-    undo = connection.execute(select(judgement.c.id).where(judgement.c.supersedes == judgement_id)).scalar()
-    return undo or _judge(connection, "undo", rater, judgement_id)
-
-
-def _earlier_ratings(connection: Connection, found: Any) -> list[str]:
-    judgement, rating = tables.judgement, tables.rating
-    this = connection.execute(select(rating.c.image_id, rating.c.axis).where(rating.c.id == found.id)).first()
-    if this is None:
-        return []
-    earlier = (
-        select(rating.c.id)
-        .join(judgement, judgement.c.id == rating.c.id)
-        .where(rating.c.image_id == this.image_id, rating.c.axis == this.axis)
-        .where(judgement.c.rater_id == found.rater_id, judgement.c.revision < found.revision)
-    )
-    return list(connection.execute(earlier).scalars())
+def _count_image(connection: Connection, row: dict[str, Any]) -> None:
+    add_to_tally(connection, "collection", row["collection"], 1)
+    image = tables.image
+    if connection.execute(select(image.c.id).where(image.c.file_hash == row["file_hash"]).limit(1)).first() is None:
+        add_to_tally(connection, "store", "media_bytes", row["bytes"])
 
 
 def insert_embeddings(connection: Connection, vectors: Mapping[str, np.ndarray], encoder_id: str) -> None:
@@ -248,10 +154,11 @@ def insert_embeddings(connection: Connection, vectors: Mapping[str, np.ndarray],
         values = np.ascontiguousarray(vector, "<f4").reshape(-1)
         if not np.isfinite(values).all():
             raise InvalidRecord(f"The embedding of picture {image_id} holds NaN or infinity.")
-        _check_image(connection, image_id)
+        if connection.execute(select(tables.image.c.id).where(tables.image.c.id == image_id)).first() is None:
+            raise NotFound(f"There is no picture {image_id!r} in the feedback database.")
         where = (embedding.c.image_id == image_id, embedding.c.encoder_id == encoder_id)
         if connection.execute(select(embedding.c.image_id).where(*where)).first() is None:
-            row = {"image_id": image_id, "encoder_id": encoder_id, "vector": values.tobytes(), "created_at": _now()}
+            row = {"image_id": image_id, "encoder_id": encoder_id, "vector": values.tobytes(), "created_at": now()}
             connection.execute(insert(embedding).values(**row))
 
 
@@ -260,14 +167,15 @@ def insert_model_run(connection: Connection, run: ModelRun) -> str:
     id_ = str(uuid.uuid4())
     row = {"kind": run.kind, "name": run.name, "data_hash": run.data_hash, "file_hash": run.file_hash}
     for name in ("settings", "metrics"):
-        row[name] = json.dumps(getattr(run, name), sort_keys=True, allow_nan=False)
+        row[name] = json.dumps(getattr(run, name), sort_keys=True, allow_nan=False, default=str)
     connection.execute(
         insert(tables.model_run).values(
-            id=id_, data_revision=run.revision, created_at=_now(), revision=next_revision(connection), **row
+            id=id_, data_revision=run.revision, created_at=now(), revision=next_revision(connection), **row
         )
     )
     return id_
 
 
-def _now() -> datetime:
+def now() -> datetime:
+    """The time as it is stored."""
     return datetime.now(timezone.utc)

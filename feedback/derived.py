@@ -1,0 +1,231 @@
+"""Keeps the tables of `derived_tables` in step with every write, in its transaction, or makes them from nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import and_, case, delete, func, insert, literal, select, update
+
+from . import derived_tables as derived
+from . import tables
+from .pairs import Agreement, agreement, prompt_key
+from .prompt_words import insert_words
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Select
+
+VERSION = 1
+"""Raised when the tables are to be made anew in every database that is opened."""
+
+COUNTED = "derived"  # the counter that says with which VERSION they were made
+JUDGED = "judged"  # the counter with the revision of the last judgement, undo or deletion
+ROWS = 1000  # at once
+
+image, judgement, rating, comparison = tables.image, tables.judgement, tables.rating, tables.comparison
+current, score, tally, rater_tally = derived.current_rating, derived.score, derived.tally, derived.rater_tally
+
+_undo = judgement.alias("undo")
+COUNTS = ~select(_undo.c.id).where(_undo.c.supersedes == judgement.c.id).exists()
+"""The condition that nobody took a judgement back."""
+
+SAID = judgement.c.kind != "undo"
+
+
+def add_to_tally(connection: Connection, what: str, name: str, change: int) -> None:
+    """Changes how many there are; what falls to 0 is forgotten."""
+    mine = and_(tally.c.what == what, tally.c.name == name)
+    if connection.execute(update(tally).where(mine).values(value=tally.c.value + change)).rowcount == 0:
+        connection.execute(insert(tally).values(what=what, name=name, value=change))
+    if change < 0:
+        connection.execute(delete(tally).where(mine, tally.c.value == 0))
+
+
+def add_to_rater(connection: Connection, rater_id: str, **changes: int) -> None:
+    """Changes the counts of one rater."""
+    mine = rater_tally.c.rater_id == rater_id
+    values = {name: rater_tally.c[name] + change for name, change in changes.items()}
+    if connection.execute(update(rater_tally).where(mine).values(**values)).rowcount == 0:
+        nothing = dict.fromkeys(("judgements", "lefts", "rights", "repeats", "same"), 0)
+        connection.execute(insert(rater_tally).values(rater_id=rater_id, **{**nothing, **changes}))
+
+
+def refresh_rating(connection: Connection, image_id: str, axis: str, rater_id: str) -> None:
+    """Finds anew which rating of a rater counts, and what follows for the picture."""
+    latest = (
+        select(rating.c.id, rating.c.value)
+        .join(judgement, judgement.c.id == rating.c.id)
+        .where(rating.c.image_id == image_id, rating.c.axis == axis, judgement.c.rater_id == rater_id, COUNTS)
+        .order_by(judgement.c.revision.desc())
+        .limit(1)
+    )
+    found = connection.execute(latest).first()
+    mine = and_(current.c.image_id == image_id, current.c.axis == axis, current.c.rater_id == rater_id)
+    connection.execute(delete(current).where(mine))
+    row = connection.execute(select(image.c.revision, image.c.collection).where(image.c.id == image_id)).one()
+    if found is not None:
+        values = {"image_id": image_id, "axis": axis, "rater_id": rater_id, "image_revision": row.revision}
+        connection.execute(insert(current).values(rating_id=found.id, value=found.value, **values))
+    _refresh_score(connection, image_id, axis, row)
+
+
+def _refresh_score(connection: Connection, image_id: str, axis: str, row: Any) -> None:
+    mean = select(func.avg(current.c.value), func.count()).where(current.c.image_id == image_id, current.c.axis == axis)
+    value, ratings = connection.execute(mean).one()
+    connection.execute(delete(score).where(score.c.image_id == image_id, score.c.axis == axis))
+    if ratings:
+        values = {"collection": row.collection, "image_revision": row.revision}
+        connection.execute(insert(score).values(image_id=image_id, axis=axis, value=value, ratings=ratings, **values))
+    elsewhere = select(score.c.image_id).where(score.c.image_id == image_id).exists()
+    rated = 1 if ratings else case((elsewhere, 1), else_=0)
+    connection.execute(update(image).where(image.c.id == image_id).values(rated=rated))
+
+
+def agreement_on(connection: Connection, rater_id: str, axis: str, left: str, right: str) -> Agreement:
+    """How often a rater chose the same of two pictures as the time before, in either order; ties left out."""
+    same = and_(comparison.c.left_id == left, comparison.c.right_id == right)
+    swapped = and_(comparison.c.left_id == right, comparison.c.right_id == left)
+    rows = (
+        select(comparison.c.left_id, comparison.c.right_id, comparison.c.winner)
+        .join(judgement, judgement.c.id == comparison.c.id)
+        .where(same | swapped, comparison.c.axis == axis, judgement.c.rater_id == rater_id, COUNTS)
+        .where(comparison.c.winner.in_(("left", "right")))
+        .order_by(judgement.c.revision)
+    )
+    return agreement([row.left_id if row.winner == "left" else row.right_id for row in connection.execute(rows)])
+
+
+def count_judgement(connection: Connection, rater_id: str, kind: str, change: int) -> None:
+    """One judgement of a kind more or less."""
+    add_to_tally(connection, "kind", kind, change)
+    add_to_rater(connection, rater_id, judgements=change)
+
+
+def count_comparison(
+    connection: Connection, about: tuple[str, str, str, str], winner: str, change: int, before: Agreement
+) -> None:
+    """A comparison more or less. about: rater, axis and both pictures; before: their agreement without the change."""
+    after = agreement_on(connection, *about)
+    changes = {"same": after.same - before.same, "repeats": after.repeats - before.repeats}
+    if winner in ("left", "right"):
+        add_to_rater(connection, about[0], **{f"{winner}s": change}, **changes)
+
+
+def set_judged(connection: Connection, revision: int) -> None:
+    """Notes that what people said changed at this revision."""
+    connection.execute(update(tables.counter).where(tables.counter.c.name == JUDGED).values(value=revision))
+
+
+def is_current(connection: Connection) -> bool:
+    """Whether the tables were made by this version."""
+    counter = tables.counter
+    return connection.execute(select(counter.c.value).where(counter.c.name == COUNTED)).scalar() == VERSION
+
+
+def rebuild(connection: Connection) -> None:
+    """Makes all of it anew from the judgements. Takes minutes for millions of them."""
+    for table in (current, score, tally, rater_tally):
+        connection.execute(delete(table))
+    _rebuild_ratings(connection)
+    _rebuild_pictures(connection)
+    _rebuild_tallies(connection)
+    _rebuild_raters(connection)
+    _rebuild_counters(connection)
+
+
+def _rebuild_ratings(connection: Connection) -> None:
+    same = (rating.c.image_id, rating.c.axis, judgement.c.rater_id)
+    place = func.row_number().over(partition_by=same, order_by=judgement.c.revision.desc()).label("place")
+    every = (
+        select(*same, rating.c.id, rating.c.value, image.c.revision, place)
+        .join(judgement, judgement.c.id == rating.c.id)
+        .join(image, image.c.id == rating.c.image_id)
+        .where(COUNTS)
+        .subquery()
+    )
+    latest = select(*[column for column in every.c if column.name != "place"]).where(every.c.place == 1)
+    names = ["image_id", "axis", "rater_id", "rating_id", "value", "image_revision"]
+    connection.execute(insert(current).from_select(names, latest))
+    mean = (
+        select(
+            current.c.image_id,
+            current.c.axis,
+            func.avg(current.c.value),
+            func.count(),
+            image.c.collection,
+            image.c.revision,
+        )
+        .join(image, image.c.id == current.c.image_id)
+        .group_by(current.c.image_id, current.c.axis, image.c.collection, image.c.revision)
+    )
+    names = ["image_id", "axis", "value", "ratings", "collection", "image_revision"]
+    connection.execute(insert(score).from_select(names, mean))
+    rated = select(score.c.image_id).where(score.c.image_id == image.c.id).exists()
+    connection.execute(update(image).values(rated=case((rated, 1), else_=0)))
+
+
+def _rebuild_pictures(connection: Connection) -> None:
+    """The words and the group of every prompt, some pictures at a time."""
+    from sqlalchemy import text
+
+    connection.execute(text("DELETE FROM prompt_text"))
+    rows = (
+        select(image.c.id, image.c.revision, tables.generation.c.prompt)
+        .join(tables.generation, tables.generation.c.image_id == image.c.id)
+        .order_by(image.c.revision)
+        .limit(ROWS)
+    )
+    last = -1
+    while found := connection.execute(rows.where(image.c.revision > last)).all():
+        insert_words(connection, [(row.revision, row.prompt) for row in found])
+        keyed = [{"mine": row.id, "key": prompt_key(row.prompt)} for row in found if row.prompt is not None]
+        if keyed:
+            connection.execute(text("UPDATE image SET prompt_key = :key WHERE id = :mine"), keyed)
+        last = found[-1].revision
+
+
+def _rebuild_tallies(connection: Connection) -> None:
+    files = select(func.max(image.c.bytes).label("bytes")).group_by(image.c.file_hash).subquery()
+    size = func.coalesce(func.sum(files.c.bytes), 0)
+    counts: list[Select[Any]] = [
+        select(literal("kind"), judgement.c.kind, func.count()).where(COUNTS, SAID).group_by(judgement.c.kind),
+        select(literal("collection"), image.c.collection, func.count()).group_by(image.c.collection),
+        select(literal("store"), literal("raters"), func.count()).select_from(tables.rater),
+        select(literal("store"), literal("media_bytes"), size),
+    ]
+    for rows in counts:
+        connection.execute(insert(tally).from_select(["what", "name", "value"], rows))
+
+
+def _rebuild_raters(connection: Connection) -> None:
+    judged = select(judgement.c.rater_id, func.count()).where(COUNTS, SAID).group_by(judgement.c.rater_id)
+    for rater_id, judgements in connection.execute(judged).all():
+        add_to_rater(connection, rater_id, judgements=judgements)
+    decided = (
+        select(judgement.c.rater_id, comparison.c.winner, func.count())
+        .join(comparison, comparison.c.id == judgement.c.id)
+        .where(COUNTS, comparison.c.winner.in_(("left", "right")))
+        .group_by(judgement.c.rater_id, comparison.c.winner)
+    )
+    for rater_id, winner, count in connection.execute(decided).all():
+        add_to_rater(connection, rater_id, **{f"{winner}s": count})
+    low = case((comparison.c.left_id < comparison.c.right_id, comparison.c.left_id), else_=comparison.c.right_id)
+    high = case((comparison.c.left_id < comparison.c.right_id, comparison.c.right_id), else_=comparison.c.left_id)
+    pair = (judgement.c.rater_id, comparison.c.axis, low, high)
+    again = (
+        select(*pair)
+        .join(comparison, comparison.c.id == judgement.c.id)
+        .where(COUNTS)
+        .group_by(*pair)
+        .having(func.count() > 1)
+    )
+    for rater_id, axis, left, right in connection.execute(again).all():
+        found = agreement_on(connection, rater_id, axis, left, right)
+        add_to_rater(connection, rater_id, same=found.same, repeats=found.repeats)
+
+
+def _rebuild_counters(connection: Connection) -> None:
+    counter = tables.counter
+    known = connection.execute(select(counter.c.value).where(counter.c.name == JUDGED)).scalar() or 0
+    judged = max(known, connection.execute(select(func.coalesce(func.max(judgement.c.revision), 0))).scalar_one())
+    connection.execute(delete(counter).where(counter.c.name.in_((COUNTED, JUDGED))))
+    connection.execute(insert(counter), [{"name": COUNTED, "value": VERSION}, {"name": JUDGED, "value": judged}])

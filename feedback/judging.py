@@ -1,0 +1,232 @@
+"""What people say, written statement by statement, with the counts that follow from it kept in step.
+
+Every function runs in the one writing transaction.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import insert, select
+
+from . import derived, media, tables
+from .marks import Interaction, Ranking, Region, Tag, WordMark
+from .records import Comment, Comparison, Conflict, InvalidRecord, NotFound, NotYours, Rating
+from .writes import next_revision, now
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+judgement = tables.judgement
+
+RATING_FIELDS = ("image_id", "axis", "value", "raw", "scale_min", "scale_max", "lead_time")
+COMPARISON_FIELDS = ("axis", "winner", "strength", "policy", "propensity", "lead_time")
+REGION_FIELDS = ("image_id", "shape", "label", "severity", "comment")
+WORD_FIELDS = ("image_id", "word_index", "word", "label")
+
+
+def insert_rating(connection: Connection, rating: Rating) -> str:
+    """Appends a rating, and the comment that came with it."""
+    check_image(connection, rating.image_id)
+    id_, rater_id = _judge(connection, "rating", rating.rater)
+    row = {name: getattr(rating, name) for name in RATING_FIELDS}
+    connection.execute(insert(tables.rating).values(id=id_, **row))
+    derived.refresh_rating(connection, rating.image_id, rating.axis, rater_id)
+    if rating.comment is not None:
+        _insert_comment(connection, Comment(rating.image_id, rating.comment, rating.rater), about=id_)
+    return id_
+
+
+def insert_comparison(connection: Connection, comparison: Comparison) -> str:
+    """Appends a comparison."""
+    check_image(connection, comparison.left)
+    check_image(connection, comparison.right)
+    id_, rater_id = _judge(connection, "comparison", comparison.rater)
+    about = (rater_id, comparison.axis, comparison.left, comparison.right)
+    before = derived.agreement_on(connection, *about)
+    row = {name: getattr(comparison, name) for name in COMPARISON_FIELDS}
+    connection.execute(
+        insert(tables.comparison).values(id=id_, left_id=comparison.left, right_id=comparison.right, **row)
+    )
+    derived.count_comparison(connection, about, comparison.winner, 1, before)
+    return id_
+
+
+def insert_ranking(connection: Connection, ranking: Ranking) -> str:
+    """Appends a ranking."""
+    for image_id in ranking.image_ids:
+        check_image(connection, image_id)
+    id_, _ = _judge(connection, "ranking", ranking.rater)
+    connection.execute(insert(tables.ranking).values(id=id_, axis=ranking.axis, lead_time=ranking.lead_time))
+    entries = [
+        {"ranking_id": id_, "place": place, "image_id": image_id} for place, image_id in enumerate(ranking.image_ids)
+    ]
+    connection.execute(insert(tables.ranking_entry), entries)
+    return id_
+
+
+def insert_region(connection: Connection, region: Region, mask: bytes | None) -> str:
+    """Appends a marked place. mask: as it is to be kept, see `clean_mask`."""
+    check_image(connection, region.image_id)
+    id_, _ = _judge(connection, "region", region.rater)
+    row = {name: getattr(region, name) for name in REGION_FIELDS}
+    geometry = json.dumps(region.geometry, allow_nan=False)
+    connection.execute(insert(tables.region).values(id=id_, geometry=geometry, mask=mask, **row))
+    return id_
+
+
+def clean_mask(region: Region, width: int, height: int) -> bytes | None:
+    """The mask encoded anew, None where the region has none. Raises InvalidRecord if it doesn't fit the picture."""
+    if region.mask is None:
+        return None
+    try:
+        mask = media.decode_mask(region.mask)
+    except media.BadPicture as error:
+        raise InvalidRecord(f"The mask can't be used: {error}") from error
+    if mask.shape != (height, width):
+        raise InvalidRecord(
+            f"The mask has {mask.shape[1]} x {mask.shape[0]} pixels, the picture {width} x {height}; they must agree."
+        )
+    if not mask.any():
+        raise InvalidRecord("The mask marks nothing; paint what it is to mark.")
+    return media.encode_png(mask)
+
+
+def insert_word_mark(connection: Connection, mark: WordMark) -> str:
+    """Appends a marked word. Raises InvalidRecord unless it stands there in the prompt."""
+    check_image(connection, mark.image_id)
+    made = tables.generation
+    prompt = connection.execute(select(made.c.prompt).where(made.c.image_id == mark.image_id)).scalar()
+    words = [] if prompt is None else prompt.split()
+    if words[mark.word_index : mark.word_index + 1] != [mark.word]:
+        raise InvalidRecord(
+            f"Word {mark.word_index} of the prompt, counted from 0, is not {mark.word[:60]!r}"
+            + (f" but {words[mark.word_index][:60]!r}." if mark.word_index < len(words) else "; there is no such word.")
+        )
+    id_, _ = _judge(connection, "word_mark", mark.rater)
+    connection.execute(insert(tables.word_mark).values(id=id_, **{name: getattr(mark, name) for name in WORD_FIELDS}))
+    return id_
+
+
+def insert_tag(connection: Connection, tag: Tag) -> str:
+    """Appends a tag; the id of the one that is there if the rater put it on the picture before."""
+    check_image(connection, tag.image_id)
+    word = tag.tag.strip()
+    there = (
+        select(tables.tag.c.id)
+        .join(judgement, judgement.c.id == tables.tag.c.id)
+        .join(tables.rater, tables.rater.c.id == judgement.c.rater_id)
+        .where(tables.tag.c.image_id == tag.image_id, tables.tag.c.tag == word, tables.rater.c.name == tag.rater)
+        .where(derived.COUNTS)
+    )
+    if (found := connection.execute(there).scalar()) is not None:
+        return found
+    id_, _ = _judge(connection, "tag", tag.rater)
+    connection.execute(insert(tables.tag).values(id=id_, image_id=tag.image_id, tag=word))
+    return id_
+
+
+def insert_interaction(connection: Connection, done: Interaction) -> str:
+    """Appends what somebody did with a picture."""
+    check_image(connection, done.image_id)
+    if done.result_id is not None:
+        check_image(connection, done.result_id)
+    id_, _ = _judge(connection, "interaction", done.rater)
+    row = {"image_id": done.image_id, "result_id": done.result_id, "kind": done.kind}
+    connection.execute(insert(tables.interaction).values(id=id_, **row))
+    return id_
+
+
+def insert_comment(connection: Connection, comment: Comment) -> str:
+    """Appends a comment."""
+    check_image(connection, comment.image_id)
+    return _insert_comment(connection, comment, about=None)
+
+
+def _insert_comment(connection: Connection, comment: Comment, about: str | None) -> str:
+    id_, _ = _judge(connection, "comment", comment.rater)
+    connection.execute(insert(tables.comment).values(id=id_, image_id=comment.image_id, about=about, text=comment.text))
+    return id_
+
+
+def check_image(connection: Connection, image_id: str) -> None:
+    """Raises NotFound for a picture that is not there."""
+    if connection.execute(select(tables.image.c.id).where(tables.image.c.id == image_id)).first() is None:
+        raise NotFound(f"There is no picture {image_id!r} in the feedback database.")
+
+
+def _judge(connection: Connection, kind: str, rater: str, supersedes: str | None = None) -> tuple[str, str]:
+    """(id of the new judgement, id of the rater)."""
+    id_, rater_id = str(uuid.uuid4()), rater_named(connection, rater)
+    revision = next_revision(connection)
+    row = {"rater_id": rater_id, "supersedes": supersedes, "created_at": now(), "revision": revision}
+    connection.execute(insert(judgement).values(id=id_, kind=kind, **row))
+    derived.set_judged(connection, revision)
+    if kind != "undo":
+        derived.count_judgement(connection, rater_id, kind, 1)
+    return id_, rater_id
+
+
+def rater_named(connection: Connection, name: str) -> str:
+    """The id of the rater, who is made known if nobody has this name yet."""
+    rater = tables.rater
+    found = connection.execute(select(rater.c.id).where(rater.c.name == name)).scalar()
+    if found is None:
+        found = str(uuid.uuid4())
+        connection.execute(insert(rater).values(id=found, name=name, created_at=now()))
+        derived.add_to_tally(connection, "store", "raters", 1)
+    return found
+
+
+def insert_undo(connection: Connection, judgement_id: str, rater: str | None, clear: bool) -> str:
+    """Supersedes a judgement and the comment that came with it; see FeedbackStore.undo for `clear`."""
+    name = tables.rater.c.name
+    whose = select(judgement, name.label("rater")).join(tables.rater).where(judgement.c.id == judgement_id)
+    found = connection.execute(whose).first()
+    if found is None:
+        raise NotFound(f"There is no judgement {judgement_id!r} in the feedback database.")
+    if found.kind == "undo":
+        raise Conflict("An undo can't be undone; judge the picture again.")
+    if rater is not None and rater != found.rater:
+        raise NotYours("This is the judgement of another rater; everyone can take back only their own.")
+    also = select(tables.comment.c.id).where(tables.comment.c.about == judgement_id)
+    earlier = _earlier_ratings(connection, found) if clear else []
+    for other in [*connection.execute(also).scalars(), *earlier]:
+        _supersede(connection, other, found.rater)
+    return _supersede(connection, judgement_id, found.rater)
+
+
+def _supersede(connection: Connection, judgement_id: str, rater: str) -> str:
+    undo = connection.execute(select(judgement.c.id).where(judgement.c.supersedes == judgement_id)).scalar()
+    if undo is not None:
+        return undo
+    row = connection.execute(select(judgement).where(judgement.c.id == judgement_id)).one()
+    pair = tables.comparison
+    compared = connection.execute(select(pair).where(pair.c.id == judgement_id)).first()
+    about = compared and (row.rater_id, compared.axis, compared.left_id, compared.right_id)
+    before = derived.agreement_on(connection, *about) if about else None
+    undo, _ = _judge(connection, "undo", rater, judgement_id)
+    derived.count_judgement(connection, row.rater_id, row.kind, -1)
+    if compared and about and before:
+        derived.count_comparison(connection, about, compared.winner, -1, before)
+    if row.kind == "rating":
+        of = select(tables.rating.c.image_id, tables.rating.c.axis).where(tables.rating.c.id == judgement_id)
+        image_id, axis = connection.execute(of).one()
+        derived.refresh_rating(connection, image_id, axis, row.rater_id)
+    return undo
+
+
+def _earlier_ratings(connection: Connection, found: Any) -> list[str]:
+    rating = tables.rating
+    this = connection.execute(select(rating.c.image_id, rating.c.axis).where(rating.c.id == found.id)).first()
+    if this is None:
+        return []
+    earlier = (
+        select(rating.c.id)
+        .join(judgement, judgement.c.id == rating.c.id)
+        .where(rating.c.image_id == this.image_id, rating.c.axis == this.axis)
+        .where(judgement.c.rater_id == found.rater_id, judgement.c.revision < found.revision)
+    )
+    return list(connection.execute(earlier).scalars())

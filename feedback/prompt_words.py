@@ -1,0 +1,64 @@
+"""Words of prompts, to find pictures by: split here, so that both databases find the same, and indexed by each.
+
+SQLite keeps them in a full-text table, PostgreSQL in a TSVECTOR with a GIN index; the row's id is the revision of the
+picture, so that the newest come first without sorting.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from sqlalchemy import BigInteger, Column, MetaData, Table, bindparam, column, select, text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import ColumnElement, Connection, Select
+
+# Letters and digits; what is written without blanks between words counts by the character.
+WORD = re.compile(r"[\u2e80-\u9fff\uac00-\ud7ff\uf900-\ufaff]|[^\W_\u2e80-\u9fff\uac00-\ud7ff\uf900-\ufaff]+")
+MAX_LETTERS = 100  # of a word; PostgreSQL takes 2 kB
+MAX_WORDS = 4000  # of a prompt
+
+prompt_text = Table("prompt_text", MetaData(), Column("rowid", BigInteger, primary_key=True))
+"""As far as both databases agree on it; not part of the schema that is compared."""
+
+
+def words(prompt: str) -> list[str]:
+    """The words of a prompt in small letters, each once."""
+    found = dict.fromkeys(word[:MAX_LETTERS] for word in WORD.findall(prompt.casefold()))
+    return list(found)[:MAX_WORDS]
+
+
+def insert_words(connection: Connection, rows: Sequence[tuple[int, str | None]]) -> None:
+    """Indexes prompts by the revision of their picture."""
+    found = [(revision, words(prompt)) for revision, prompt in rows if prompt]
+    if connection.dialect.name == "sqlite":
+        statement = text("INSERT INTO prompt_text (rowid, words) VALUES (:revision, :words)")
+        values = [{"revision": revision, "words": " ".join(some)} for revision, some in found if some]
+    else:
+        statement = text("INSERT INTO prompt_text (rowid, words) VALUES (:revision, array_to_tsvector(:words))")
+        values = [{"revision": revision, "words": some} for revision, some in found if some]
+    if values:
+        connection.execute(statement, values)
+
+
+def remove_words(connection: Connection, revision: int) -> None:
+    """Forgets the prompt of a picture."""
+    connection.execute(text("DELETE FROM prompt_text WHERE rowid = :revision"), {"revision": revision})
+
+
+def with_words(connection: Connection, asked: str) -> Select[tuple[int]] | None:
+    """Revisions of the pictures whose prompts have words that begin with all the words asked; None if none is asked."""
+    if not (beginnings := words(asked)):
+        return None
+    return select(prompt_text.c.rowid).where(_matches(connection, beginnings))
+
+
+def _matches(connection: Connection, beginnings: Sequence[str]) -> ColumnElement[bool]:
+    if connection.dialect.name == "sqlite":
+        query = " ".join(f'"{word}" *' for word in beginnings)
+        return column("prompt_text").op("MATCH")(bindparam(None, query))
+    query = " & ".join(f"'{word}':*" for word in beginnings)
+    return column("words").op("@@")(text("to_tsquery('simple', :query)").bindparams(query=query))
