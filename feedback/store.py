@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import counts, derived, judging, latents, mark_queries, media, queries, tokens, writes
+from . import counts, derived, judging, latents, lookups, mark_queries, media, queries, tokens, writes
 from .database import Database
 from .marks import Interaction, Marks, Ranking, Region, Tag, WordMark
 from .records import (
@@ -212,6 +212,18 @@ class FeedbackStore:
     def add_model_run(self, run: ModelRun) -> str:
         """Records that a model was fitted."""
         return self._write(lambda c: writes.insert_model_run(c, run))
+
+    def latest_run(self, kind: str) -> ModelRun | None:
+        """The fit of this kind that was noted last, or None."""
+        return self._database.read(lambda c: lookups.latest_run(c, kind))
+
+    def sources(self, collection: str) -> set[str]:
+        """The hashes of the files that came into a collection as files."""
+        return self._database.read(lambda c: lookups.sources(c, collection))
+
+    def shows(self, pixel_hash: str, collection: str) -> bool:
+        """Whether a picture of the collection has these pixels."""
+        return self._database.read(lambda c: lookups.shows(c, pixel_hash, collection))
 
     def marks(self, image_ids: Sequence[str]) -> dict[str, Marks]:
         """What counts of the marks on each picture; an unknown picture has none."""
