@@ -20,6 +20,7 @@ VERSION = 1
 COUNTED = "derived"  # the counter that says with which VERSION they were made
 JUDGED = "judged"  # the counter with the revision of the last judgement, undo or deletion
 ROWS = 1000  # at once
+OVERALL = "overall"  # the axis of stars, on which a picture counts as rated
 
 image, judgement, rating, comparison = tables.image, tables.judgement, tables.rating, tables.comparison
 current, score, tally, rater_tally = derived.current_rating, derived.score, derived.tally, derived.rater_tally
@@ -75,9 +76,8 @@ def _refresh_score(connection: Connection, image_id: str, axis: str, row: Any) -
     if ratings:
         values = {"collection": row.collection, "image_revision": row.revision}
         connection.execute(insert(score).values(image_id=image_id, axis=axis, value=value, ratings=ratings, **values))
-    elsewhere = select(score.c.image_id).where(score.c.image_id == image_id).exists()
-    rated = 1 if ratings else case((elsewhere, 1), else_=0)
-    connection.execute(update(image).where(image.c.id == image_id).values(rated=rated))
+    if axis == OVERALL:
+        connection.execute(update(image).where(image.c.id == image_id).values(rated=1 if ratings else 0))
 
 
 def agreement_on(connection: Connection, rater_id: str, axis: str, left: str, right: str) -> Agreement:
@@ -159,7 +159,7 @@ def _rebuild_ratings(connection: Connection) -> None:
     )
     names = ["image_id", "axis", "value", "ratings", "collection", "image_revision"]
     connection.execute(insert(score).from_select(names, mean))
-    rated = select(score.c.image_id).where(score.c.image_id == image.c.id).exists()
+    rated = select(score.c.image_id).where(score.c.image_id == image.c.id, score.c.axis == OVERALL).exists()
     connection.execute(update(image).values(rated=case((rated, 1), else_=0)))
 
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import numpy as np
 
-from .media import write_durably
+from .media import removed, write_durably
 
 KEY = "samples"
 
@@ -37,6 +37,6 @@ class Latents:
         source = self.path(image_id)
         return load_file(source)[KEY] if source.exists() else None
 
-    def remove(self, image_id: str) -> None:
-        """Deletes the latent; one that is gone already is no error."""
-        self.path(image_id).unlink(missing_ok=True)
+    def remove(self, image_id: str) -> int:
+        """Deletes the latent and returns its bytes; one that is gone already is no error."""
+        return removed(self.path(image_id))

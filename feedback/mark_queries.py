@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
-from . import tables
+from . import order_queries, tables
 from .derived import COUNTS
 from .marks import Marks, StoredComment, StoredRegion, StoredTag, StoredWordMark
 from .queries import chunks
@@ -24,9 +24,9 @@ def marks(connection: Connection, image_ids: Sequence[str]) -> dict[str, Marks]:
     words = _of(connection, tables.word_mark, image_ids, _word_mark)
     tags = _of(connection, tables.tag, image_ids, _tag)
     comments = _of(connection, tables.comment, image_ids, _comment)
-    return {
-        id_: Marks(tuple(regions[id_]), tuple(words[id_]), tuple(tags[id_]), tuple(comments[id_])) for id_ in image_ids
-    }
+    compared, ranked = order_queries.comparisons(connection, image_ids), order_queries.rankings(connection, image_ids)
+    kinds = (regions, words, tags, comments, compared, ranked)
+    return {id_: Marks(*(tuple(kind[id_]) for kind in kinds)) for id_ in image_ids}
 
 
 def _of(

@@ -196,10 +196,37 @@ class StoredComment:
 
 
 @dataclass(frozen=True)
+class StoredComparison:
+    """A comparison that counts; left and right are ids of pictures."""
+
+    id: str
+    rater: str
+    created_at: datetime
+    left: str
+    right: str
+    winner: str
+    axis: str
+    policy: str | None
+
+
+@dataclass(frozen=True)
+class StoredRanking:
+    """A ranking that counts, best first."""
+
+    id: str
+    rater: str
+    created_at: datetime
+    image_ids: tuple[str, ...]
+    axis: str
+
+
+@dataclass(frozen=True)
 class Marks:
-    """What counts of the marks on one picture, oldest first."""
+    """What counts of the marks on one picture, oldest first, and of the comparisons and rankings that it is in."""
 
     regions: tuple[StoredRegion, ...] = ()
     word_marks: tuple[StoredWordMark, ...] = ()
     tags: tuple[StoredTag, ...] = ()
     comments: tuple[StoredComment, ...] = ()
+    comparisons: tuple[StoredComparison, ...] = ()
+    rankings: tuple[StoredRanking, ...] = ()

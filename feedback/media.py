@@ -133,11 +133,20 @@ class Media:
         write_durably(target, data)
         return data
 
-    def remove(self, file_hash: str) -> None:
-        """Deletes the picture and its thumbnail; a file that is gone already is no error."""
+    def remove(self, file_hash: str) -> int:
+        """Deletes the picture and its thumbnail and returns their bytes; a file that is gone already is no error."""
         source = self.path(file_hash)
-        source.unlink(missing_ok=True)
-        (self.root / "thumbnails" / source.parent.name / f"{source.stem}.jpg").unlink(missing_ok=True)
+        return removed(source) + removed(self.root / "thumbnails" / source.parent.name / f"{source.stem}.jpg")
+
+
+def removed(path: Path) -> int:
+    """Deletes a file and returns its bytes, 0 if it is not there."""
+    try:
+        size = path.stat().st_size
+        path.unlink()
+    except FileNotFoundError:
+        return 0
+    return size
 
 
 def _encode_thumbnail(pixels: np.ndarray) -> bytes:

@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import counts, derived, judging, latents, lookups, mark_queries, media, queries, tokens, writes
+from . import (
+    asked,
+    counts,
+    deletions,
+    derived,
+    full_records,
+    judging,
+    latents,
+    listing,
+    lookups,
+    mark_queries,
+    media,
+    picking,
+    queries,
+    tokens,
+    writes,
+)
 from .database import Database
 from .marks import Interaction, Marks, Ranking, Region, Tag, WordMark
 from .records import (
@@ -29,7 +46,7 @@ from .records import (
     checked_number,
     checked_text,
 )
-from .results import RaterReliability
+from .results import Freed, ImageFilter, Pair, Policy, RaterReliability, Sort
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -69,22 +86,36 @@ class FeedbackStore:
         from the same node of the same graph (or, without a graph, the same settings) in the same collection is there
         already, and its id is returned. Raises media.BadPicture, records.InvalidRecord.
         """
-        new = self._kept(picture, generation, collection)
-        return self._write(lambda c: writes.insert_image(c, new), key)
+        return self._add_images([(picture, generation)], collection, key)[0]
 
     def add_images(self, made: Iterable[tuple[bytes | np.ndarray, Generation]], collection: str) -> list[str]:
         """Records the pictures of a batch, all or none, in one transaction; see `add_image`."""
-        new = [self._kept(picture, generation, collection) for picture, generation in made]
-        return self._database.write(lambda c: [writes.insert_image(c, image) for image in new])
+        return self._add_images(made, collection)
 
-    def _kept(self, picture: bytes | np.ndarray, generation: Generation, collection: str) -> writes.NewImage:
-        """Puts the file on disk before any row speaks of it."""
+    def _add_images(
+        self, made: Iterable[tuple[bytes | np.ndarray, Generation]], collection: str, key: RequestKey | None = None
+    ) -> list[str]:
+        """Files come before the rows that speak of them, and again where a deletion came between the two."""
         checked_text(collection, "The collection", MAX_NAME, empty=False)
+        new = [self._kept(picture, generation, collection) for picture, generation in made]
+        rows = [row for _, row in new]
+        ids = self._database.write(
+            lambda c: [writes.once(c, key, partial(writes.insert_image, new=row)) for row in rows]
+        )
+        for pixels, row in new:
+            if not self._media.path(row.image["file_hash"]).exists():
+                self._media.put(pixels)
+        return ids
+
+    def _kept(
+        self, picture: bytes | np.ndarray, generation: Generation, collection: str
+    ) -> tuple[np.ndarray, writes.NewImage]:
+        """The pixels, whose file is on disk now, and the rows to write."""
         pixels = media.decode(picture) if isinstance(picture, bytes) else media.checked(picture)
         source_hash = media.content_hash(picture) if isinstance(picture, bytes) else None
         file_hash = self._media.put(pixels)
         size = self._media.path(file_hash).stat().st_size
-        return writes.new_image(pixels, generation, collection, file_hash, size, source_hash)
+        return pixels, writes.new_image(pixels, generation, collection, file_hash, size, source_hash)
 
     def image(self, image_id: str) -> StoredImage:
         """One picture with the ratings that count. Raises NotFound."""
@@ -94,10 +125,17 @@ class FeedbackStore:
         return found[0]
 
     def images(self, collection: str | None = None, cursor: str | None = None, limit: int = 50) -> Page:
-        """Pictures with the ratings that count, newest first. cursor: `next` of the page before. limit: 1..500."""
-        before = int(cursor) if cursor is not None else None
+        """Pictures with the ratings that count, newest first; see `search`."""
+        return self.search(ImageFilter(collection), "newest", cursor, limit)
+
+    def search(self, which: ImageFilter, sort: Sort = "newest", cursor: str | None = None, limit: int = 50) -> Page:
+        """Pictures with the ratings that count. best, worst: those that were rated, by what min_value is asked of.
+
+        watermark: those that were looked at, the most surely marked first. cursor: `next` of the page before, of the
+        same order. limit: 1..500. Raises InvalidRecord for a cursor of something else.
+        """
         limit = int(checked_number(limit, "The limit", 1, 500))
-        return self._database.read(lambda c: queries.page(c, collection, before, limit))
+        return self._database.read(lambda c: listing.page(c, which, sort, cursor, limit))
 
     def image_pixels(self, image_id: str) -> np.ndarray:
         """Pixels (H, W, 3), uint8, as they were recorded, without transparency. Raises NotFound."""
@@ -122,6 +160,40 @@ class FeedbackStore:
     def latent(self, image_id: str) -> np.ndarray | None:
         """The latent (C, ...), float32, that was kept with the picture, or None."""
         return self._latents.get(image_id)
+
+    def add_watermark_scores(self, scores: Mapping[str, float]) -> None:
+        """Notes by picture how surely a detector sees a watermark; the latest number counts."""
+        self._database.write(lambda c: writes.insert_watermark_scores(c, scores))
+
+    def without_watermark_score(self, limit: int = 100) -> list[str]:
+        """Ids of the newest pictures that no detector looked at."""
+        return self._database.read(lambda c: queries.without_watermark_score(c, limit))
+
+    def delete_image(self, image_id: str) -> Freed:
+        """Removes a picture with all that was said of it, and its files. Raises NotFound.
+
+        Rankings that it was part of lose it and keep the order of the others.
+        """
+        return self._delete(self._database.write(lambda c: deletions.delete_image(c, image_id)))
+
+    def prune(self) -> Freed:
+        """Removes the pictures of which nobody ever said anything, taken back or not."""
+        images = size = 0
+        while ids := self._database.read(deletions.unjudged):
+            freed = self._delete(self._database.write(lambda c, ids=ids: deletions.delete_unjudged(c, ids)))
+            images, size = images + freed.images, size + freed.bytes
+        return Freed(images, size)
+
+    def _delete(self, gone: deletions.Gone) -> Freed:
+        """Removes the files of pictures that no row speaks of any more."""
+        size = sum(self._database.write(lambda c, file=file: self._remove_file(c, file)) for file in gone.files)
+        for image_id in gone.images:
+            size += self._latents.remove(image_id)
+        return Freed(len(gone.images), size)
+
+    def _remove_file(self, connection: Connection, file_hash: str) -> int:
+        """While nobody writes, because the same picture can come in again at any moment."""
+        return self._media.remove(file_hash) if deletions.unused(connection, file_hash) else 0
 
     # Judgements
 
@@ -163,6 +235,13 @@ class FeedbackStore:
         """Appends a comment on a picture. Raises NotFound for an unknown picture."""
         return self._write(lambda c: judging.insert_comment(c, comment), key)
 
+    def add_judged(self, said: Sequence[full_records.Dated], key: RequestKey | None = None) -> str:
+        """Appends judgements of any kind with their times, all or none, in one transaction; returns the last one's id.
+
+        Raises NotFound for an unknown picture, InvalidRecord for a mark that doesn't fit its picture.
+        """
+        return self._write(lambda c: full_records.insert(c, said), key)
+
     def undo(self, judgement_id: str, rater: str | None = None, clear: bool = False) -> str:
         """Takes a judgement back by a row that supersedes it; returns that row's id, the same one when asked again.
 
@@ -177,21 +256,27 @@ class FeedbackStore:
         """A number that rises with every write."""
         return self._database.read(queries.revision)
 
-    def feedback(self, collection: str | None = None, raters: Sequence[str] = (), axis: str = "overall") -> Feedback:
-        """The query that a FEEDBACK socket carries, at the revision of the last judgement.
+    def feedback(
+        self, collection: str | None = None, raters: Sequence[str] = (), axis: str = "overall", **more: Any
+    ) -> Feedback:
+        """The query that a FEEDBACK socket carries, at the revision of the last judgement. more: its other fields.
 
         New pictures don't change it, so that a graph which captures and learns in one run does not learn again and
         again from the same ratings.
         """
-        return Feedback(self._database.read(queries.judgement_revision), collection, tuple(raters), axis)
+        return Feedback(self._database.read(queries.judgement_revision), collection, tuple(raters), axis, **more)
 
     def rated(self, feedback: Feedback) -> list[RatedImage]:
-        """The ratings that counted at the revision of `feedback`, one for each picture and rater, oldest first."""
-        return self._database.read(lambda c: queries.rated(c, feedback))
+        """What counted at the revision of `feedback` of single pictures, one for each picture and rater, oldest first.
+
+        These are ratings; with a tag, who has it and who not; and, if asked for, what interactions say of pictures that
+        the rater did not rate.
+        """
+        return self._database.read(lambda c: asked.rated(c, feedback))
 
     def compared(self, feedback: Feedback) -> list[ComparedImages]:
-        """The comparisons that counted at the revision of `feedback`, oldest first."""
-        return self._database.read(lambda c: queries.compared(c, feedback))
+        """The comparisons that counted at the revision of `feedback` and the pairs out of rankings, oldest first."""
+        return self._database.read(lambda c: asked.compared(c, feedback))
 
     def embeddings(self, image_ids: Sequence[str], encoder_id: str) -> dict[str, np.ndarray]:
         """Stored embeddings (F,) float32 by picture; pictures that have none are missing."""
@@ -225,12 +310,32 @@ class FeedbackStore:
         """Whether a picture of the collection has these pixels."""
         return self._database.read(lambda c: lookups.shows(c, pixel_hash, collection))
 
+    def ids_of(self, collection: str | None = None) -> list[str]:
+        """The pictures of a collection, or all, oldest first."""
+        return self._database.read(lambda c: full_records.ids_of(c, collection))
+
+    def judged(self, image_ids: Sequence[str], revision: int) -> list[full_records.Dated]:
+        """Everything that counted at the revision of these pictures and of no others, with its time, oldest first."""
+        return self._database.read(lambda c: full_records.judged(c, image_ids, revision))
+
     def marks(self, image_ids: Sequence[str]) -> dict[str, Marks]:
         """What counts of the marks on each picture; an unknown picture has none."""
         return self._database.read(lambda c: mark_queries.marks(c, image_ids))
 
+    def next_pair(
+        self,
+        policy: Policy = "learn",
+        collection: str | None = None,
+        axis: str = "overall",
+        rater: str | None = None,
+        seed: int | None = None,
+    ) -> Pair | None:
+        """Two pictures to compare next, None if there are no two; see `picking`. seed: for the same lot again."""
+        chance = np.random.default_rng(seed)
+        return self._database.read(lambda c: picking.next_pair(c, policy, collection, axis, rater, chance))
+
     def stats(self) -> Stats:
-        """What the store holds."""
+        """What the store holds. Counts are kept with every write, so this takes no longer in a large store."""
         return self._database.read(lambda c: counts.stats(c, self.read_only))
 
     def reliability(self) -> list[RaterReliability]:

@@ -103,11 +103,11 @@ image = Table(
     Column("created_at", UtcTime, nullable=False),
     Column("revision", BigInteger, nullable=False, unique=True),
     Column("prompt_key", String(32)),  # hash of the prompt's words, the same for a whole prompt group; null without
-    Column("rated", Integer, nullable=False, server_default="0"),  # 1 if a rating counts, on any axis
+    Column("rated", Integer, nullable=False, server_default="0"),  # 1 if a rating on the axis "overall" counts
     Index(None, "collection", "revision"),
     Index(None, "collection", "rated", "revision"),
     Index(None, "rated", "revision"),
-    Index(None, "prompt_key"),
+    Index(None, "prompt_key", "revision"),
     Index(None, "created_at"),
 )
 

@@ -10,10 +10,11 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select, update
 
 from . import documents, media, tables
 from .derived import add_to_tally
+from .derived_tables import watermark_score
 from .graph import upstream
 from .pairs import prompt_key
 from .prompt_words import insert_words
@@ -25,6 +26,7 @@ from .records import (
     ModelRun,
     NotFound,
     RequestKey,
+    checked_number,
     checked_text,
 )
 
@@ -160,6 +162,19 @@ def insert_embeddings(connection: Connection, vectors: Mapping[str, np.ndarray],
         if connection.execute(select(embedding.c.image_id).where(*where)).first() is None:
             row = {"image_id": image_id, "encoder_id": encoder_id, "vector": values.tobytes(), "created_at": now()}
             connection.execute(insert(embedding).values(**row))
+
+
+def insert_watermark_scores(connection: Connection, scores: Mapping[str, float]) -> None:
+    """Notes what a detector saw in pictures; the latest number counts."""
+    image, watermark = tables.image, watermark_score
+    for image_id, value in scores.items():
+        checked_number(value, "The watermark score")
+        found = connection.execute(select(image.c.collection, image.c.revision).where(image.c.id == image_id)).first()
+        if found is None:
+            raise NotFound(f"There is no picture {image_id!r} in the feedback database.")
+        connection.execute(delete(watermark).where(watermark.c.image_id == image_id))
+        row = {"value": float(value), "collection": found.collection, "image_revision": found.revision}
+        connection.execute(insert(watermark).values(image_id=image_id, **row))
 
 
 def insert_model_run(connection: Connection, run: ModelRun) -> str:

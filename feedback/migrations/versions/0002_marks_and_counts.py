@@ -21,7 +21,12 @@ def upgrade() -> None:
     op.create_index(op.f("ix_judgement_rater_id_kind_revision"), "judgement", ["rater_id", "kind", "revision"])
     op.add_column("image", sa.Column("prompt_key", sa.String(32)))
     op.add_column("image", sa.Column("rated", sa.Integer(), server_default="0", nullable=False))
-    for columns in (["collection", "rated", "revision"], ["rated", "revision"], ["prompt_key"], ["created_at"]):
+    for columns in (
+        ["collection", "rated", "revision"],
+        ["rated", "revision"],
+        ["prompt_key", "revision"],
+        ["created_at"],
+    ):
         op.create_index(op.f(f"ix_image_{'_'.join(columns)}"), "image", columns)
     for column in ("api_prompt_hash", "workflow_hash"):
         op.create_index(op.f(f"ix_generation_{column}"), "generation", [column])
