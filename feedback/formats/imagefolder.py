@@ -201,10 +201,12 @@ def _take(bundle: Bundle, key: str, read: Callable[[], bytes], row: dict[str, An
 
 def _generation(row: dict[str, Any], where: str) -> Generation:
     prompt = next((found for name in CAPTIONS if (found := text(row, name, where)) is not None), None)
-    texts = {name: text(row, name, where) for name in ("negative", "sampler", "scheduler", "checkpoint")}
+    texts: dict[str, Any] = {
+        name: text(row, name, where) for name in ("negative", "sampler", "scheduler", "checkpoint")
+    }
     seed, steps = row.get("seed"), number(row, "steps", where)
     seed = str(seed) if isinstance(seed, int) and not isinstance(seed, bool) else text(row, "seed", where)
-    numbers = {name: number(row, name, where) for name in ("cfg", "denoise")}
+    numbers: dict[str, Any] = {name: number(row, name, where) for name in ("cfg", "denoise")}
     loras = None if row.get("loras") is None else tuple(_lora(one, where) for one in rows_of(row["loras"], where))
     return Generation(
         prompt=prompt, seed=seed or None, steps=None if steps is None else int(steps), loras=loras, **texts, **numbers

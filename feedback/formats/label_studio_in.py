@@ -192,7 +192,7 @@ _READERS: dict[str, Callable[[Bundle, _Result, datetime | None], None]] = {
 # --- marks -----------------------------------------------------------------------------------------------------------
 
 
-def _say_region(bundle: Bundle, one: _Result, shape: str, extra: dict[str, Any], at: datetime | None) -> None:
+def _say_region(bundle: Bundle, one: _Result, shape: Any, extra: dict[str, Any], at: datetime | None) -> None:
     kind = LABELS[shape]
     labels = _texts(one.value, kind, one.where) if kind in one.value else []
     if shape == "rect" and number(one.value, "rotation", one.where):

@@ -126,7 +126,7 @@ def _take(
 ) -> None:
     where = f"Row {row['']}"
     labels = (row["label_0"], row["label_1"])
-    winner = next((w for w, pair in LABELS.items() if pair == labels), None)
+    winner: Any = next((w for w, pair in LABELS.items() if pair == labels), None)
     if row.get("has_label") is False or winner is None:
         return bundle.report.leave("pairs: nobody labelled them")
     if row[""] in lacks[0] or row[""] in lacks[1]:
