@@ -8,66 +8,40 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from .request_models import (
-    UUID,
-    CommentBody,
-    ComparisonBody,
-    ImagesQuery,
-    Query,
-    RatingBody,
-    UndoQuery,
-)
+from . import request_models as models
+from . import request_queries as queries
+from .openapi_answers import ANSWERS, reference
 
-TEXT = {"type": "string"}
-ID = {"type": "object", "required": ["id"], "properties": {"id": {"type": "string", "format": "uuid"}}}
-ERROR = {"type": "object", "required": ["error"], "properties": {"error": TEXT}}
-RATING = {
-    "type": "object",
-    "properties": {
-        "id": TEXT,
-        "rater": TEXT,
-        "axis": TEXT,
-        "value": {"type": "number"},
-        "scale": {"$ref": "#/components/schemas/Scale"},
-        "created_at": {"type": "string", "format": "date-time"},
-    },
-}
-IMAGE = {
-    "type": "object",
-    "properties": {
-        "id": TEXT,
-        "collection": TEXT,
-        "prompt": {"type": ["string", "null"]},
-        "seed": {"type": ["string", "null"], "description": "a whole number below 2^64, as text"},
-        "width": {"type": "integer"},
-        "height": {"type": "integer"},
-        "created_at": {"type": "string", "format": "date-time"},
-        "ratings": {"type": "array", "items": {"$ref": "#/components/schemas/Rating"}},
-    },
-}
-PAGE = {
-    "type": "object",
-    "properties": {
-        "items": {"type": "array", "items": {"$ref": "#/components/schemas/Image"}},
-        "next": {"type": ["string", "null"]},
-    },
-}
 REFUSALS = {
     "400": "no valid JSON",
+    "401": "in team mode: no token, or one that is not known",
     "403": "a foreign page or host, or another rater's judgement",
     "404": "no such picture or judgement",
-    "409": "an idempotency key that was used for something else, or the undoing of an undo",
+    "408": "the body did not arrive in time",
+    "409": "it contradicts what is: a key that was used for something else, an undone undo, a switch that is off",
     "413": "too large",
     "415": "no JSON",
     "422": "a field is missing, unknown or out of bounds",
-    "503": "the database can't be written",
+    "429": "too many requests; Retry-After says how many seconds to wait",
+    "503": "the database can't be read or written",
 }
+JUDGEMENTS: dict[str, tuple[str, type[BaseModel]]] = {
+    "/ratings": ("Score a picture", models.RatingBody),
+    "/comparisons": ("Compare two pictures", models.ComparisonBody),
+    "/rankings": ("Put pictures in order", models.RankingBody),
+    "/regions": ("Mark a place in a picture", models.RegionBody),
+    "/word_marks": ("Mark a word of the prompt", models.WordMarkBody),
+    "/tags": ("Put a tag on a picture", models.TagBody),
+    "/comments": ("Say something of a picture", models.CommentBody),
+    "/interactions": ("Note what somebody did with a picture", models.InteractionBody),
+}
+UPKEEP_BODIES: list[type[BaseModel]] = [models.SettingsBody, models.CollectionBody, models.EmptyBody]
 
 
 @cache
 def description(root: str) -> dict[str, Any]:
     """The document that `openapi.json` answers with."""
-    bodies: list[type[BaseModel]] = [RatingBody, ComparisonBody, CommentBody]
+    bodies = [model for _, model in JUDGEMENTS.values()] + UPKEEP_BODIES
     pairs = [(model, "validation") for model in bodies]
     _, schemas = models_json_schema(pairs, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
     return {
@@ -75,23 +49,44 @@ def description(root: str) -> dict[str, Any]:
         "info": {"title": "Feedback Loop", "version": "1"},
         "servers": [{"url": root}],
         "paths": _paths(),
-        "components": {"schemas": {**schemas["$defs"], "Image": IMAGE, "Rating": RATING, "Error": ERROR}},
+        "security": [{}, {"token": []}],
+        "components": {
+            "schemas": {**schemas["$defs"], **ANSWERS},
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "needed in team mode"}},
+        },
     }
 
 
 def _paths() -> dict[str, Any]:
+    return {**_pictures(), **{path: {"post": _write(*what)} for path, what in JUDGEMENTS.items()}, **_upkeep()}
+
+
+def _pictures() -> dict[str, Any]:
     return {
-        "/images": {"get": _operation("Pictures, newest first", _json("A page", PAGE), _query(ImagesQuery))},
-        "/images/{id}": {"get": _operation("One picture", _json("The picture", IMAGE), [_path()])},
+        "/images": {"get": _read("Pictures, filtered and in order", "Images", _query(queries.ImagesQuery))},
+        "/images/{id}": {
+            "get": _read("One picture", "Image", [_path()]),
+            "delete": _read("Delete a picture with all that was said of it", "Freed", [_path()]),
+        },
+        "/images/{id}/marks": {"get": _read("Regions, words, tags and comments", "Marks", [_path()])},
         "/images/{id}/file": {"get": _operation("The picture itself", _binary("image/png"), [_path()])},
         "/images/{id}/thumbnail": {"get": _operation("A small copy", _binary("image/jpeg"), [_path()])},
-        "/ratings": {"post": _write("Score a picture", RatingBody)},
-        "/comparisons": {"post": _write("Compare two pictures", ComparisonBody)},
-        "/comments": {"post": _write("Say something of a picture", CommentBody)},
-        "/judgements/{id}": {
-            "delete": _operation("Undo", _json("The superseding row", ID), [_path(), *_query(UndoQuery)])
+        "/pairs/next": {"get": _read("The next two pictures to compare", "Pair", _query(queries.PairQuery))},
+        "/judgements/{id}": {"delete": _read("Undo", "Id", [_path(), *_query(queries.UndoQuery)])},
+    }
+
+
+def _upkeep() -> dict[str, Any]:
+    return {
+        "/stats": {"get": _read("Counts, and how far they go", "Stats", [])},
+        "/settings": {
+            "get": _read("What is recorded", "Settings", []),
+            "put": _send("Change what is recorded", models.SettingsBody, "Settings"),
         },
-        "/stats": {"get": _operation("Counts", _json("What the database holds", {"type": "object"}), [])},
+        "/me": {"get": _read("Whose token this is, in team mode", "Me", [])},
+        "/history/scan": {"post": _send("Record the output folder", models.CollectionBody, "Scan")},
+        "/prune": {"post": _send("Delete what nobody judged", models.EmptyBody, "Freed")},
+        "/backup": {"post": _send("Write a backup into the data folder", models.EmptyBody, "Backup")},
         "/openapi.json": {"get": _operation("This document", _json("OpenAPI 3.1", {"type": "object"}), [])},
     }
 
@@ -99,16 +94,27 @@ def _paths() -> dict[str, Any]:
 def _operation(
     summary: str, answer: dict[str, Any], parameters: list[dict[str, Any]], status: str = "200"
 ) -> dict[str, Any]:
-    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    error = {"application/json": {"schema": reference("Error")}}
     refusals = {code: {"description": why, "content": error} for code, why in REFUSALS.items()}
     return {"summary": summary, "parameters": parameters, "responses": {status: answer, **refusals}}
 
 
+def _read(summary: str, answer: str, parameters: list[dict[str, Any]]) -> dict[str, Any]:
+    return _operation(summary, _json(answer, reference(answer)), parameters)
+
+
+def _send(summary: str, model: type[BaseModel], answer: str) -> dict[str, Any]:
+    return {**_read(summary, answer, []), "requestBody": _body(model)}
+
+
 def _write(summary: str, model: type[BaseModel]) -> dict[str, Any]:
     key = {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "maxLength": 255}}
-    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
-    body = {"required": True, "content": {"application/json": {"schema": schema}}}
-    return {**_operation(summary, _json("Its id, once it is on disk", ID), [key], "201"), "requestBody": body}
+    answer = _json("Its id, once it is on disk", reference("Id"))
+    return {**_operation(summary, answer, [key], "201"), "requestBody": _body(model)}
+
+
+def _body(model: type[BaseModel]) -> dict[str, Any]:
+    return {"required": True, "content": {"application/json": {"schema": reference(model.__name__)}}}
 
 
 def _json(what: str, schema: dict[str, Any]) -> dict[str, Any]:
@@ -120,10 +126,14 @@ def _binary(mime: str) -> dict[str, Any]:
 
 
 def _path() -> dict[str, Any]:
-    schema = {"type": "string", "pattern": f"^{UUID.pattern}$"}
+    schema = {"type": "string", "pattern": f"^{models.UUID.pattern}$"}
     return {"name": "id", "in": "path", "required": True, "schema": schema}
 
 
-def _query(model: type[Query]) -> list[dict[str, Any]]:
-    properties = model.model_json_schema()["properties"]
-    return [{"name": name, "in": "query", "schema": schema} for name, schema in properties.items()]
+def _query(model: type[queries.Query]) -> list[dict[str, Any]]:
+    schema = model.model_json_schema()
+    needed = schema.get("required", [])
+    return [
+        {"name": name, "in": "query", "required": name in needed, "schema": one}
+        for name, one in schema["properties"].items()
+    ]

@@ -1,7 +1,8 @@
-"""What may be sent to our routes: pydantic models, strict and bounded, and the OpenAPI description made of them."""
+"""What may be sent in a body: pydantic models, strict and bounded, of which the OpenAPI description is made too."""
 
 from __future__ import annotations
 
+import base64
 import re
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -11,6 +12,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from ..feedback.records import MAX_NAME, MAX_TEXT, checked_text
 from .request_rules import Refused
 
+MAX_WORD = 1000  # characters
+MAX_MASK = 500_000  # characters of base64; a brush stroke in a large picture takes some ten thousand
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -22,7 +25,17 @@ Id = Annotated[str, StringConstraints(pattern=f"^{UUID.pattern}$", max_length=36
 Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME), AfterValidator(_clean)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT), AfterValidator(_clean)]
 Number = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Point = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
+
+
+def _bytes(text: str) -> str:
+    base64.b64decode(text, validate=True)  # binascii.Error is a ValueError, which pydantic turns into a reason
+    return text
+
+
+Base64 = Annotated[str, StringConstraints(min_length=1, max_length=MAX_MASK), AfterValidator(_bytes)]
 
 
 class Strict(BaseModel):
@@ -53,6 +66,7 @@ class RatingBody(Strict):
     axis: Name = "overall"
     rater: Name
     comment: Text | None = None
+    lead_time: Seconds | None = None
 
     @model_validator(mode="after")
     def _on_scale(self) -> RatingBody:
@@ -72,6 +86,7 @@ class ComparisonBody(Strict):
     strength: Fraction | None = None
     policy: Name | None = None
     propensity: Fraction | None = None
+    lead_time: Seconds | None = None
 
     @model_validator(mode="after")
     def _two_pictures(self) -> ComparisonBody:
@@ -88,29 +103,78 @@ class CommentBody(Strict):
     rater: Name
 
 
-class Query(BaseModel):
-    """Parameters behind the question mark are text, so numbers are read from it."""
+class RankingBody(Strict):
+    """Pictures put in order on one axis, best first; every pair in it counts as compared."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    image_ids: Annotated[list[Id], Field(min_length=2, max_length=64)]
+    axis: Name = "overall"
+    rater: Name
+    lead_time: Seconds | None = None
 
-
-class NoQuery(Query):
-    """A route without parameters."""
-
-
-class ImagesQuery(Query):
-    """Which pictures, newest first: of one collection or all, after `cursor`."""
-
-    collection: Name | None = None
-    cursor: Annotated[str, StringConstraints(pattern="^[0-9]{1,18}$")] | None = None
-    limit: Annotated[int, Field(ge=1, le=500)] = 50
+    @model_validator(mode="after")
+    def _distinct(self) -> RankingBody:
+        if len(set(self.image_ids)) < len(self.image_ids):
+            raise ValueError("image_ids names a picture twice")
+        return self
 
 
-class UndoQuery(Query):
-    """`rater`: refuse unless it is theirs. `clear`: take back their earlier ratings of the picture too."""
+class RegionBody(Strict):
+    """A place in a picture. Geometry in fractions of width and height: 1 point, 2 corners, or 3 and more in a polygon.
 
-    rater: Name | None = None
-    clear: bool = False
+    A mask has no geometry; it is an 8-bit grey PNG of the picture's size, in base64.
+    """
+
+    image_id: Id
+    shape: Literal["point", "rect", "polygon", "mask"]
+    geometry: Annotated[list[Point], Field(max_length=1000)] = []
+    label: Name
+    rater: Name
+    severity: Fraction | None = None
+    comment: Text | None = None
+    mask: Base64 | None = None
+
+
+class WordMarkBody(Strict):
+    """A word of the prompt, counted from 0 between blanks, and how the picture follows it."""
+
+    image_id: Id
+    word_index: Annotated[int, Field(ge=0, le=MAX_TEXT)]
+    word: Annotated[str, StringConstraints(min_length=1, max_length=MAX_WORD), AfterValidator(_clean)]
+    label: Literal["misaligned", "missing", "good"]
+    rater: Name
+
+
+class TagBody(Strict):
+    """A word or two that a rater puts on a picture."""
+
+    image_id: Id
+    tag: Name
+    rater: Name
+
+
+class InteractionBody(Strict):
+    """What somebody did with a picture without being asked. result_id: the picture that came of it."""
+
+    kind: Literal["saved", "deleted", "regenerated", "inpainted", "upscaled", "picked"]
+    image_id: Id
+    result_id: Id | None = None
+    rater: Name
+
+
+class SettingsBody(Strict):
+    """What the server records beyond explicit judgements."""
+
+    interactions: bool
+
+
+class CollectionBody(Strict):
+    """Where the pictures of the output folder are recorded."""
+
+    collection: Name
+
+
+class EmptyBody(Strict):
+    """An object without fields: {}."""
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -123,13 +187,6 @@ def parsed(model: type[M], data: Any) -> M:
     except ValidationError as error:
         reasons = (f"{'.'.join(map(str, one['loc'])) or 'body'}: {one['msg']}" for one in error.errors())
         raise Refused(422, f"The request can't be taken: {'; '.join(reasons)[:1000]}.") from error
-
-
-def query(model: type[M], request: web.Request) -> M:
-    """The parameters behind the question mark as the model, or Refused."""
-    if len(set(request.query)) < len(request.query):
-        raise Refused(422, "A parameter appears twice.")
-    return parsed(model, dict(request.query))
 
 
 def path_id(request: web.Request) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from . import routes_judgements, routes_pictures, routes_upkeep
-from .routes_answers import ROOT, Store, answered
+from . import routes_history, routes_judgements, routes_pictures, routes_settings, routes_upkeep
+from .routes_answers import ROOT, THREADS, Store, answered
+from .team import DOOR, Door
 
-SUBJECTS = (routes_pictures, routes_judgements, routes_upkeep)
+SUBJECTS = (routes_pictures, routes_judgements, routes_settings, routes_upkeep, routes_history)
 
 
 def register() -> None:
@@ -16,7 +17,13 @@ def register() -> None:
 
     from .compat import store
 
+    set_up(PromptServer.instance.app, store)
     add_routes(PromptServer.instance.routes, store)
+
+
+def set_up(app: web.Application, store: Store) -> None:
+    """Gives the server the door that every request to our routes passes."""
+    app[DOOR] = Door(store, THREADS)
 
 
 def add_routes(routes: web.RouteTableDef, store: Store) -> None:

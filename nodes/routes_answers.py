@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import web
 
+from ..feedback.media import BadPicture
 from ..feedback.records import Conflict, InvalidRecord, NotFound, NotYours
 from . import request_models as models
 from .request_rules import Refused, check_sender, json_body, request_key
+from .team import DOOR, Door, check_rater
 
 if TYPE_CHECKING:
     from ..feedback.store import FeedbackStore
@@ -30,7 +32,7 @@ Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 ROOT = "/feedback_loop/v1"
 THREADS = ThreadPoolExecutor(8, "feedback-http")
 
-STATUS: dict[type[Exception], int] = {NotFound: 404, NotYours: 403, Conflict: 409, InvalidRecord: 422}
+STATUS: dict[type[Exception], int] = {NotFound: 404, NotYours: 403, Conflict: 409, InvalidRecord: 422, BadPicture: 422}
 """What the store refuses, as HTTP says it."""
 
 
@@ -43,9 +45,10 @@ def answered(answer: Answer) -> Answer:
 
         try:
             check_sender(request)
+            await door_of(request).admit(request)
             return await answer(request)
         except Refused as error:
-            return web.json_response({"error": str(error)}, status=error.status)
+            return web.json_response({"error": str(error)}, status=error.status, headers=error.headers)
         except tuple(STATUS) as error:
             return web.json_response({"error": str(error)}, status=STATUS[type(error)])
         except (DatabaseReadOnly, DatabaseUnusable) as error:
@@ -55,10 +58,18 @@ def answered(answer: Answer) -> Answer:
 
 
 async def body(request: web.Request, model: type[models.M]) -> tuple[models.M, Any]:
-    """(what was sent, the idempotency key with the hash of it)."""
+    """(what was sent, the idempotency key with the hash of it). Raises Refused, also for another rater's name."""
     data = await json_body(request)
     sent = models.parsed(model, data)
+    check_rater(request, sent)
     return sent, request_key(request, json.dumps(data, sort_keys=True))
+
+
+def door_of(request: web.Request) -> Door:
+    """Raises Refused where the routes were added without the door that counts requests and knows tokens."""
+    if (door := request.app.get(DOOR)) is None:
+        raise Refused(503, "Feedback Loop was not set up on this server.")
+    return door
 
 
 async def on_thread(work: Callable[[], T]) -> T:

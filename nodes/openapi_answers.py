@@ -1,0 +1,104 @@
+"""The shapes of what our routes answer, as JSON Schema."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Schema = dict[str, Any]
+
+TEXT: Schema = {"type": "string"}
+WHOLE: Schema = {"type": "integer"}
+NUMBER: Schema = {"type": "number"}
+MAYBE_NUMBER: Schema = {"type": ["number", "null"]}
+MAYBE_TEXT: Schema = {"type": ["string", "null"]}
+WHEN: Schema = {"type": "string", "format": "date-time"}
+UUID_TEXT: Schema = {"type": "string", "format": "uuid"}
+ANY_OBJECT: Schema = {"type": "object"}
+
+
+def reference(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def listed(items: Schema) -> Schema:
+    return {"type": "array", "items": items}
+
+
+def shape(**properties: Schema) -> Schema:
+    """An object with these properties, all of them there."""
+    return {"type": "object", "required": list(properties), "properties": properties}
+
+
+MARK = {"id": UUID_TEXT, "rater": TEXT, "created_at": WHEN}
+PICTURE = {
+    "id": UUID_TEXT,
+    "collection": TEXT,
+    "prompt": MAYBE_TEXT,
+    "seed": {"type": ["string", "null"], "description": "a whole number below 2^64, as text"},
+    "width": WHOLE,
+    "height": WHOLE,
+    "created_at": WHEN,
+    "watermark": MAYBE_NUMBER,
+    "ratings": listed(reference("Rating")),
+}
+RELIABILITY = {
+    "rater": TEXT,
+    "judgements": WHOLE,
+    "left_share": MAYBE_NUMBER,
+    "left_interval": {"type": ["array", "null"], "items": NUMBER},
+    "self_agreement": MAYBE_NUMBER,
+    "repeats": WHOLE,
+    "median_seconds": MAYBE_NUMBER,
+}
+ANSWERS: dict[str, Schema] = {
+    "Id": shape(id=UUID_TEXT),
+    "Error": shape(error=TEXT),
+    "Rating": shape(**MARK, axis=TEXT, value=NUMBER, scale=reference("Scale")),
+    "Image": shape(**PICTURE),
+    "Images": shape(items=listed(reference("Image")), next=MAYBE_TEXT),
+    "Marks": shape(
+        regions=listed(
+            shape(
+                **MARK,
+                shape=TEXT,
+                geometry=listed(listed(NUMBER)),
+                label=TEXT,
+                severity=MAYBE_NUMBER,
+                comment=MAYBE_TEXT,
+                mask={"type": ["string", "null"], "description": "an 8-bit grey PNG in base64"},
+            )
+        ),
+        word_marks=listed(shape(**MARK, word_index=WHOLE, word=TEXT, label=TEXT)),
+        tags=listed(shape(**MARK, tag=TEXT)),
+        comments=listed(shape(**MARK, text=TEXT)),
+        comparisons=listed(shape(**MARK, left=UUID_TEXT, right=UUID_TEXT, winner=TEXT, axis=TEXT, policy=MAYBE_TEXT)),
+        rankings=listed(shape(**MARK, image_ids=listed(UUID_TEXT), axis=TEXT)),
+    ),
+    "Pair": {
+        **shape(left=UUID_TEXT, right=UUID_TEXT, policy=TEXT, propensity=NUMBER, repeat_of=MAYBE_TEXT),
+        "type": ["object", "null"],
+        "description": "null when there is no pair left to ask about",
+    },
+    "Freed": shape(images=WHOLE, bytes=WHOLE),
+    "Backup": shape(name=TEXT, bytes=WHOLE),
+    "Stats": {
+        "type": "object",
+        "properties": {
+            **{name: WHOLE for name in ("revision", "images", "ratings", "comparisons", "comments", "raters")},
+            **{name: WHOLE for name in ("media_bytes", "bytes", "ratings_needed")},
+            "disk": {"type": "object", "additionalProperties": WHOLE},
+            "collections": {"type": "object", "additionalProperties": WHOLE},
+            "read_only": MAYBE_TEXT,
+            **{name: MAYBE_NUMBER for name in ("held_out_accuracy", "self_agreement", "bound")},
+            "beats_chance": {"type": ["boolean", "null"]},
+            "reliability": listed(shape(**RELIABILITY)),
+        },
+    },
+    "Scan": shape(
+        **{name: WHOLE for name in ("files", "done", "added", "known", "refused")},
+        collection=TEXT,
+        reasons=listed(shape(file=TEXT, reason=TEXT)),
+    ),
+    "Settings": shape(interactions={"type": "boolean"}),
+    "Me": shape(team={"type": "boolean"}, rater=MAYBE_TEXT),
+}
