@@ -182,7 +182,8 @@ def _known(connection: Connection, ids: Sequence[str], axis: str) -> list[Candid
             said = {side: WON, other: LOST, "tie": TIED, "both_bad": LOST}.get(row.winner)
             if said is not None and getattr(row, f"{side}_id") in choices:
                 choices[getattr(row, f"{side}_id")].append(said)
-    groups = dict(connection.execute(select(image.c.id, image.c.prompt_key).where(image.c.id.in_(ids))).tuples().all())
+    rows = connection.execute(select(image.c.id, image.c.prompt_key).where(image.c.id.in_(ids)))
+    groups = {row.id: row.prompt_key for row in rows}
     return [Candidate(id_, groups.get(id_), *worth(ratings[id_], choices[id_])) for id_ in ids]
 
 
