@@ -1,63 +1,121 @@
-// What a FeedbackCapture node shows: the pictures of its collection, newest first, each with stars. Ratings live on the
-// server; this view only shows them, so a reload, another tab or another node shows the same.
+// What a FeedbackCapture node shows: the pictures of its collection, newest first, and one way to judge them. Judgements
+// live on the server; this view only shows them, so a reload, another tab or another node shows the same.
+import { Choices } from "./choices.js";
+import { ComparePanel } from "./compare.js";
 import { element } from "./dom.js";
 import { openFullView } from "./full_view.js";
-import { takeKeys } from "./keys.js";
-import { PictureCard } from "./picture_card.js";
+import { marks } from "./marks.js";
+import { PickBest } from "./pick_best.js";
+import { PictureCard, starsFor, thumbsFor } from "./picture_card.js";
+import { PictureGrid } from "./picture_grid.js";
 import { pictures } from "./pictures.js";
+import { Rank } from "./rank.js";
+import { said } from "./said.js";
 import { complain } from "./settings.js";
 
 const PAGE = 24;
 const EMPTY = "Pictures appear here when the graph runs. Click the stars, or point at a picture and press 1 to 5.";
 const ALL_RATED = "Every picture loaded here is rated.";
-// ComfyUI deletes the selected node on these; here the focus is on a picture.
-const KEPT_FROM_CANVAS = new Set(["Delete", "Backspace"]);
-
-const isTyping = () => document.activeElement?.matches("input, textarea, [contenteditable='true']");
+export const MODES = [
+  { value: "stars", text: "Stars", title: "Rate with one to five stars" },
+  { value: "thumbs", text: "Thumbs", title: "Rate with thumb up or thumb down" },
+  { value: "best", text: "Best", title: "Pick the best picture of each prompt" },
+  { value: "rank", text: "Rank", title: "Click the pictures of each prompt in order, best first" },
+  { value: "compare", text: "A/B", title: "Compare two pictures at a time" },
+];
 
 export class CaptureView {
-  #cards = new Map();
   #ids = [];
   #run = [];
   #next = null;
   #unratedOnly = false;
-  #focused = null;
   #loading = 0;
 
-  /** @param collection function that says which collection to show now */
-  constructor(collection) {
+  /**
+   * @param collection function that says which collection to show now
+   * @param mode {get(), set(value)}: where the way to judge is kept, with the node
+   */
+  constructor(collection, mode = { get: () => "stars", set() {} }) {
     this.collection = collection;
+    this.mode = mode;
     this.#build();
     this.onChange = ({ detail }) => this.#showChange(detail.id);
     pictures.addEventListener("change", this.onChange);
+    marks.addEventListener("change", this.onChange);
     // Somebody may have rated elsewhere while this page was in the background.
     this.onVisible = () => document.visibilityState === "visible" && this.refresh();
     document.addEventListener("visibilitychange", this.onVisible);
-    this.observer = new ResizeObserver(() => this.#fitColumns());
-    this.observer.observe(this.grid);
+    this.onSaid = () => this.#showUndo();
+    for (const event of ["said", "undone"]) said.addEventListener(event, this.onSaid);
+    this.setMode(mode.get());
+    this.#showUndo();
   }
 
   #build() {
     this.count = element("span", { className: "fl-count", role: "status" });
-    this.filter = this.#button("Unrated", "Show only pictures without stars", () => this.#toggleFilter());
+    this.modes = new Choices("How to judge", MODES, (value) => {
+      this.mode.set(value);
+      this.setMode(value);
+    });
+    this.undoButton = this.#button("Undo", "Take back what you said last (u)", () => this.undo());
+    this.filter = this.#button("Unrated", "Show only pictures that you have not rated", () => this.#toggleFilter());
     this.filter.setAttribute("aria-pressed", "false");
-    const large = this.#button("Large", "Rate one picture after the other, large (Space)", () => this.#openFirst());
-    this.grid = element("div", { className: "fl-grid", role: "group", "aria-label": "Captured pictures" });
-    this.grid.dataset.captureWheel = "true";
+    this.large = this.#button("Large", "One picture after the other, large, to rate and to mark (Space)", () => this.#openFirst());
+    this.body = element("div", { className: "fl-body" });
     this.note = element("p", { className: "fl-empty", text: EMPTY });
     this.older = this.#button("Show older", "Load more pictures of this collection", () => this.#loadOlder());
-    const bar = element("div", { className: "fl-bar" }, this.count, this.filter, large);
-    const listeners = {
-      keydown: (event) => this.#key(event),
-      pointerover: (event) => this.#hover(event),
-      pointerleave: () => this.#leave(),
-    };
-    this.inner = element("div", { className: "fl-inner" }, bar, this.grid, this.note, this.older);
-    this.element = element("div", { className: "fl-capture", on: listeners }, this.inner);
+    const bars = [
+      element("div", { className: "fl-bar" }, this.modes.element),
+      element("div", { className: "fl-bar" }, this.count, this.undoButton, this.filter, this.large),
+    ];
+    this.inner = element("div", { className: "fl-inner" }, ...bars, this.body, this.note, this.older);
+    this.element = element("div", { className: "fl-capture" }, this.inner);
   }
 
   #button(text, title, click) {
     return element("button", { className: "fl-button", type: "button", text, title, on: { click } });
+  }
+
+  /** Another way to judge the same pictures. */
+  setMode(value) {
+    const known = MODES.some((mode) => mode.value === value) ? value : "stars";
+    this.modes.show(known);
+    this.panel?.remove();
+    this.panel = this.#panels()[known]();
+    this.body.replaceChildren(this.panel.element);
+    const rates = known === "stars" || known === "thumbs";
+    this.filter.hidden = !rates;
+    this.large.hidden = known === "compare";
+    this.#show(this.#ids);
+  }
+
+  #panels() {
+    const shared = { open: (id) => this.open(id), undo: () => this.undo() };
+    const stars = (id, given) => this.#stored(pictures.rate(id, given), "The rating was not stored");
+    const thumb = (id, given) => this.#stored(pictures.thumb(id, given), "The rating was not stored");
+    const byNumber = (id, number) => number <= 2 && thumb(id, number === 1 ? -1 : 1);
+    return {
+      stars: () => this.#ratingGrid((id) => starsFor(id, stars), stars),
+      thumbs: () => this.#ratingGrid((id) => thumbsFor(id, thumb), byNumber),
+      best: () => new PickBest(shared),
+      rank: () => new Rank(shared),
+      compare: () => new ComparePanel({ ...shared, collection: this.collection }),
+    };
+  }
+
+  #ratingGrid(judge, rate) {
+    const open = (id) => this.open(id, rate);
+    const card = (id, focus) => new PictureCard(id, { open, focus }, judge(id));
+    const actions = { zoom: open, accept: open, undo: () => this.undo(), comment: (id) => this.open(id, rate, "comment") };
+    return Object.assign(new PictureGrid("Captured pictures", card, rate, actions), { judge });
+  }
+
+  async #stored(writing, otherwise) {
+    try {
+      await writing;
+    } catch (error) {
+      complain(otherwise, error);
+    }
   }
 
   /** The pictures of the run that just ended, shown first: one that gave the same as before records nothing new. */
@@ -93,45 +151,39 @@ export class CaptureView {
 
   #show(ids) {
     this.#ids = ids;
-    const shown = this.#unratedOnly ? ids.filter((id) => !pictures.starsOf(id)) : ids;
-    const cards = shown.map((id) => this.#cards.get(id) ?? this.#card(id));
-    this.#cards = new Map(cards.map((card) => [card.id, card]));
-    const hadFocus = this.grid.contains(document.activeElement) && document.activeElement;
-    this.grid.replaceChildren(...cards.map((card) => card.element));
-    if (hadFocus && hadFocus.isConnected) hadFocus.focus({ preventScroll: true });
+    const filtered = this.#unratedOnly && !this.filter.hidden;
+    const shown = filtered ? ids.filter((id) => !pictures.get(id).rating) : ids;
+    this.panel.show(shown, this.#run);
     this.note.textContent = ids.length ? ALL_RATED : EMPTY;
-    this.note.hidden = cards.length > 0;
-    this.older.hidden = !this.#next;
-    this.#setRoving(this.#cards.get(this.#focused?.id) ?? cards[0]);
-    this.#fitColumns();
+    this.note.hidden = shown.length > 0;
+    this.body.hidden = !shown.length;
+    this.older.hidden = !this.#next || this.modes.value === "compare";
     this.#showCount();
   }
 
-  #card(id) {
-    return new PictureCard(id, {
-      rate: (imageId, stars) => this.rate(imageId, stars),
-      open: (imageId) => this.#open(imageId),
-      focus: (card) => this.#takeFocus(card),
-    });
-  }
-
-  async rate(id, stars) {
-    try {
-      await pictures.rate(id, stars);
-    } catch (error) {
-      complain("The rating was not stored", error);
-    }
-  }
-
   #showChange(id) {
-    this.#cards.get(id)?.show();
+    this.panel.showChange(id);
     this.#showCount();
   }
 
   #showCount() {
-    const rated = this.#ids.filter((id) => pictures.starsOf(id)).length;
+    const rated = this.#ids.filter((id) => pictures.get(id)?.rating).length;
     const more = this.#next ? "+" : "";
     this.count.textContent = this.#ids.length ? `${rated} of ${this.#ids.length}${more} rated` : "No pictures yet";
+  }
+
+  #showUndo() {
+    this.undoButton.disabled = !said.last;
+    this.undoButton.title = said.last ? `Take back: ${said.last.words} (u)` : "Nothing to take back";
+  }
+
+  async undo() {
+    try {
+      const undone = await said.undo();
+      if (undone) this.count.textContent = `Took back: ${undone.words}`;
+    } catch (error) {
+      complain("It could not be taken back", error);
+    }
   }
 
   #toggleFilter() {
@@ -140,70 +192,28 @@ export class CaptureView {
     this.#show(this.#ids);
   }
 
-  #setRoving(card) {
-    for (const other of this.#cards.values()) other.setReachable(other === card);
-    this.#focused = card ?? null;
-  }
-
-  #takeFocus(card) {
-    this.#setRoving(card);
-    takeKeys(this.element, (stars) => this.#focused && this.rate(this.#focused.id, stars));
-  }
-
-  /** The picture under the pointer has the keys too, unless somebody is typing elsewhere. */
-  #hover(event) {
-    const id = event.target.closest(".fl-card")?.dataset.imageId;
-    if (!id || isTyping() || this.#cards.get(id).element.contains(document.activeElement)) return;
-    this.#cards.get(id).element.focus({ preventScroll: true });
-    this.hoverFocus = true;
-  }
-
-  #leave() {
-    if (this.hoverFocus && this.element.contains(document.activeElement)) document.activeElement.blur();
-    this.hoverFocus = false;
-  }
-
-  #key(event) {
-    this.hoverFocus = false;
-    const columns = getComputedStyle(this.grid).gridTemplateColumns.split(" ").length;
-    const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns, Home: -Infinity, End: Infinity };
-    const onCard = event.target.classList.contains("fl-card");
-    if (onCard && event.key in steps) this.#walk(steps[event.key]);
-    else if (onCard && event.key === " ") this.#open(this.#focused.id);
-    else if (!KEPT_FROM_CANVAS.has(event.key)) return;
-    event.preventDefault();
-    event.stopPropagation();
-  }
-
-  #walk(step) {
-    const cards = [...this.#cards.values()];
-    const target = Math.min(Math.max(cards.indexOf(this.#focused) + step, 0), cards.length - 1);
-    cards[target]?.element.focus();
-  }
-
   #openFirst() {
-    const ids = [...this.#cards.keys()];
-    const first = ids.find((id) => !pictures.starsOf(id)) ?? ids[0];
-    if (first) this.#open(first);
+    const { ids } = this.panel;
+    const first = ids.find((id) => !pictures.get(id).rating) ?? ids[0];
+    if (first) this.open(first);
   }
 
-  #open(startId) {
-    openFullView([...this.#cards.keys()], startId, {
-      rate: (id, stars) => this.rate(id, stars),
-      closed: (id) => this.#cards.get(id)?.element.focus(),
+  /** `part` names where the focus goes: "comment", or else the picture. */
+  open(startId, rate = (id, stars) => this.#stored(pictures.rate(id, stars), "The rating was not stored"), part = null) {
+    openFullView(this.panel.ids, startId, {
+      rate,
+      part,
+      judge: this.panel.judge,
+      accept: this.panel.accept,
+      closed: (id) => this.panel.focus(id),
     });
-  }
-
-  /** Few pictures are shown large, many small. */
-  #fitColumns() {
-    const count = Math.max(this.#cards.size, 1);
-    const columns = Math.min(Math.ceil(Math.sqrt(count)), Math.max(Math.floor(this.grid.clientWidth / 130), 1));
-    this.grid.style.setProperty("--fl-columns", columns);
   }
 
   remove() {
     pictures.removeEventListener("change", this.onChange);
+    marks.removeEventListener("change", this.onChange);
     document.removeEventListener("visibilitychange", this.onVisible);
-    this.observer.disconnect();
+    for (const event of ["said", "undone"]) said.removeEventListener(event, this.onSaid);
+    this.panel.remove();
   }
 }

@@ -13,15 +13,17 @@ export function element(tag, { className, text, on = {}, ...attributes } = {}, .
   return node;
 }
 
-export function starIcon() {
-  const svg = document.createElementNS(SVG, "svg");
-  svg.setAttribute("viewBox", "0 0 24 24");
-  svg.setAttribute("aria-hidden", "true");
-  const path = document.createElementNS(SVG, "path");
-  path.setAttribute("d", STAR_PATH);
-  svg.append(path);
-  return svg;
+/** An SVG element; drawings are made of attributes only. */
+export function drawing(tag, attributes = {}, ...children) {
+  const node = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
 }
 
-const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
+export const icon = (d) => drawing("svg", { viewBox: "0 0 24 24", "aria-hidden": "true" }, drawing("path", { d }));
+
+export const starIcon = () => icon(STAR_PATH);
+
+export const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
 export const starsInWords = (count) => (count ? plural(count, "star") : "not rated");

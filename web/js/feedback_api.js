@@ -18,7 +18,7 @@ function newIdempotencyKey() {
 export async function answerOf(response) {
   const body = await response.json().catch(() => ({}));
   if (response.ok) return body;
-  throw new Error(body.error ?? `The server answered ${response.status}.`);
+  throw Object.assign(new Error(body.error ?? `The server answered ${response.status}.`), { status: response.status });
 }
 
 export async function write(method, path, body) {
@@ -45,15 +45,6 @@ export async function fetchImages(collection, { cursor, limit }) {
 }
 
 export const fetchImage = async (id) => answerOf(await api.fetchApi(`${BASE}/images/${encodeURIComponent(id)}`));
-
-export const postStars = (imageId, stars, rater) =>
-  write("POST", "/ratings", {
-    image_id: imageId,
-    value: stars,
-    scale: { min: 1, max: 5 },
-    axis: "overall",
-    rater,
-  });
 
 /** Takes my rating back, and with it those that it replaced: otherwise the one before it would count again. */
 export const clearRating = (id) => write("DELETE", `/judgements/${encodeURIComponent(id)}?clear=true`);

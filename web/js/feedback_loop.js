@@ -8,6 +8,7 @@ import { settings } from "./settings.js";
 const NODE = "FeedbackCapture";
 const NEW_NODE_SIZE = [400, 560];
 const MIN_HEIGHT = 260;
+const MODE = "feedback_mode"; // in the node's properties, saved with the workflow
 
 const stylesheet = new URL("./feedback_loop.css", import.meta.url).href;
 document.head.append(element("link", { rel: "stylesheet", href: stylesheet }));
@@ -29,7 +30,11 @@ function replaceWhatWasLeft(node, view) {
 }
 
 function addCaptureView(node) {
-  const view = new CaptureView(() => collectionOf(node));
+  const mode = {
+    get: () => node.properties[MODE],
+    set: (value) => (node.properties[MODE] = value),
+  };
+  const view = new CaptureView(() => collectionOf(node), mode);
   const options = { serialize: false, hideOnZoom: false, getMinHeight: () => MIN_HEIGHT };
   const widget = node.addDOMWidget("pictures", "feedback_pictures", view.element, options);
   widget.serialize = false; // It holds nothing: neither the prompt (options) nor the saved workflow has a value of it.
@@ -55,7 +60,10 @@ function listenToNode(node, view) {
     node.feedbackCollection = output.feedback_collection?.[0];
     view.showRun(output.feedback_images ?? []);
   });
-  after(node, "onConfigure", () => view.refresh());
+  after(node, "onConfigure", () => {
+    view.setMode(node.properties[MODE]);
+    view.refresh();
+  });
   after(node, "onAdded", () => replaceWhatWasLeft(node, view));
   after(node, "onRemoved", () => {
     left.set(node.id, view.element);
@@ -68,8 +76,14 @@ app.registerExtension({
   name: "FeedbackLoop",
   settings,
   commands,
-  keybindings,
   nodeCreated(node) {
     if (node.comfyClass === NODE) addCaptureView(node);
   },
 });
+
+// On its own: where another pack binds one of these keys already, ComfyUI refuses the extension that comes second.
+try {
+  app.registerExtension({ name: "FeedbackLoop.Keys", keybindings });
+} catch (error) {
+  console.warn("Feedback Loop: not all keys are bound; set them under Settings, Keybinding.", error.message);
+}
