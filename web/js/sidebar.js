@@ -1,6 +1,7 @@
 // Registers the sidebar "Feedback" with ComfyUI's frontend.
 import { app } from "../../../scripts/app.js";
 import { element } from "./dom.js";
+import { interactionSettings, startWatching } from "./sidebar_interactions.js";
 import { SidebarView } from "./sidebar_view.js";
 
 const stylesheet = new URL("./sidebar.css", import.meta.url).href;
@@ -25,7 +26,9 @@ const tab = {
 
 app.registerExtension({
   name: "FeedbackLoop.Sidebar",
-  setup() {
+  settings: interactionSettings,
+  async setup() {
     app.extensionManager.registerSidebarTab(tab);
+    await startWatching();
   },
 });

@@ -12,13 +12,6 @@ export const searchImages = (filter, cursor, limit) => get("/images", { ...filte
 
 export const fetchStats = () => get("/stats");
 
-/** {left, right, policy, propensity, repeat_of}, or null when no pair is left to ask. */
-export const nextPair = (asked) => get("/pairs/next", asked);
-
-export const postComparison = (comparison) => write("POST", "/comparisons", comparison);
-
-export const takeBack = (id) => write("DELETE", `/judgements/${encodeURIComponent(id)}`);
-
 export const deleteImage = (id) => write("DELETE", `/images/${encodeURIComponent(id)}`);
 
 export const prune = () => write("POST", "/prune", {});
@@ -28,3 +21,8 @@ export const backUp = () => write("POST", "/backup", {});
 export const scanHistory = (collection) => write("POST", "/history/scan", { collection });
 
 export const postInteraction = (interaction) => write("POST", "/interactions", interaction);
+
+/** {interactions}: whether what people do with pictures is recorded. */
+export const fetchSettings = () => get("/settings");
+
+export const putSettings = (settings) => write("PUT", "/settings", settings);

@@ -40,7 +40,7 @@ export class Filters {
 
   #fields() {
     const starChoices = [["", "any"], ...[1, 2, 3, 4, 5].map((stars) => [String(stars), "★".repeat(stars)])];
-    const fraction = { type: "number", min: 0, max: 1, step: 0.05, placeholder: "any", className: "fl-field" };
+    const fraction = { type: "number", step: "any", placeholder: "any", className: "fl-field" };
     return {
       text: element("input", { type: "search", className: "fl-field", placeholder: "Search prompts", "aria-label": "Search prompts" }),
       rated: this.#select(Object.entries(RATED), "Rated or not"),

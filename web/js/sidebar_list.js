@@ -3,7 +3,7 @@
 import { element } from "./dom.js";
 import { takeKeys } from "./keys.js";
 import { pictures } from "./pictures.js";
-import { Row } from "./sidebar_row.js";
+import { ACTIONS, Row } from "./sidebar_row.js";
 
 const ROW_HEIGHT = 96;
 const COLUMN_WIDTH = 330;
@@ -20,7 +20,7 @@ export class PictureList {
   #turn = 0;
   #reading = false;
 
-  /** @param page async (cursor, limit) => {ids, next}; @param on {rate, open, remove, shown} */
+  /** @param page async (cursor, limit) => {ids, next}; @param on those of Row, shown(), failed(error) */
   constructor(page, on) {
     this.page = page;
     this.on = { ...on, point: (index) => this.#activate(index) };
@@ -160,7 +160,18 @@ export class PictureList {
   }
 
   #takeKeys() {
-    takeKeys(this.element, (stars) => this.activeId && this.on.rate(this.activeId, stars));
+    const walk = (steps) => () => this.#walkTo(this.#active + steps());
+    const open = (part) => () => this.activeId && this.on.open(this.activeId, part);
+    takeKeys(this.element, (stars) => this.activeId && this.on.rate(this.activeId, stars), {
+      left: walk(() => -1),
+      right: walk(() => 1),
+      up: walk(() => -this.#columns),
+      down: walk(() => this.#columns),
+      zoom: open(),
+      accept: open(),
+      comment: open("comment"),
+      undo: () => this.on.undo(),
+    });
   }
 
   #nameActive() {
@@ -192,24 +203,15 @@ export class PictureList {
     this.element.focus({ preventScroll: true });
   }
 
+  /** Keys that aren't ComfyUI commands; the others are in #takeKeys. */
   #key(event) {
-    const columns = this.#columns;
-    const screen = Math.max(Math.floor(this.element.clientHeight / ROW_HEIGHT), 1) * columns;
-    const steps = {
-      ArrowDown: columns,
-      ArrowUp: -columns,
-      ArrowRight: 1,
-      ArrowLeft: -1,
-      PageDown: screen,
-      PageUp: -screen,
-      Home: -Infinity,
-      End: Infinity,
-    };
+    const screen = Math.max(Math.floor(this.element.clientHeight / ROW_HEIGHT), 1) * this.#columns;
+    const steps = { PageDown: screen, PageUp: -screen, Home: -Infinity, End: Infinity };
+    const action = ACTIONS.find(({ key }) => key === event.key);
     if (event.target !== this.element || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key in steps) this.#walkTo(this.#active + steps[event.key]);
-    else if (event.key === " " && this.activeId) this.on.open(this.activeId);
-    else if (event.key === "Delete" && this.activeId) this.on.remove(this.activeId);
-    else if (event.key !== "Backspace") return; // which ComfyUI would take for the selected node
+    else if (action && this.activeId) this.on[action.name](this.activeId);
+    else if (!["Backspace", "Delete"].includes(event.key)) return; // which would delete the selected node
     event.preventDefault();
     event.stopPropagation();
   }

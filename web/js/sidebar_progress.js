@@ -19,17 +19,18 @@ function fact(name, value, explanation) {
 
 function factsOfReward(stats) {
   const facts = [];
-  const { held_out_accuracy: accuracy, self_agreement: agreement, bound } = stats;
+  const { held_out_accuracy: accuracy, beats_chance: beats, self_agreement: agreement, bound } = stats;
+  const guess = known(accuracy) ? `picks the better one in ${percent(accuracy)}` : "none trained yet";
   facts.push(
     ...fact(
       "Latest reward",
-      known(accuracy) ? `picks the better one in ${percent(accuracy)}` : "none trained yet",
+      known(accuracy) && !beats ? `${guess}, no better than a coin so far` : guess,
       "Of pairs of pictures that it did not learn from. A coin reaches 50 %.",
     ),
     ...fact(
-      "You, asked twice",
+      "People, asked twice",
       known(agreement) ? `say the same in ${percent(agreement)}` : "not known yet: compare more pairs",
-      "One pair in ten or so comes back with its sides swapped.",
+      "Of the pairs that came back with their sides swapped.",
     ),
   );
   if (known(bound)) facts.push(...fact("So at most", percent(bound), "No model can agree with single answers more often than this."));

@@ -1,6 +1,7 @@
 // Queues the workflow that is open once enough new judgements were stored, so that a reward or a LoRA is trained on.
 import { app } from "../../../scripts/app.js";
 import { element } from "./dom.js";
+import { watch } from "./sidebar_interactions.js";
 
 const DEFAULT_EVERY = 10;
 
@@ -35,6 +36,7 @@ export class QueueAfter {
     this.#from = Math.min(this.#from ?? judgements, judgements); // some may have been taken back
     if (judgements - this.#from >= this.#wanted) {
       this.#from = judgements;
+      watch.ignoreNext();
       app.queuePrompt(0, 1);
       const detail = `${this.#wanted} new ratings are stored, so the workflow that is open was queued.`;
       app.extensionManager.toast.add({ severity: "info", summary: "Queued", detail, life: 5000 });

@@ -12,6 +12,18 @@ const anyYear = new Intl.DateTimeFormat(undefined, { dateStyle: "medium" });
 const seen = new Set();
 let rows = 0;
 
+/** What can be done with a picture, with the keys of the list that do the same. */
+export const ACTIONS = [
+  { name: "save", key: "s", text: "⤓", title: "Save a copy (s)" },
+  { name: "use", key: "g", text: "↳", title: "Use it in the graph, as the image of a Load Image node (g)" },
+  { name: "remove", key: "Delete", text: "×", title: "Delete this picture and all that was said of it (Delete)" },
+];
+
+function action(text, title, click) {
+  const options = { className: "fl-row-action", type: "button", title, "aria-label": title, tabindex: -1 };
+  return element("button", { ...options, text, on: { click } });
+}
+
 /** The mean of what other raters gave, in stars, or null. */
 function othersStars(ratings) {
   const others = (ratings ?? []).filter((rating) => rating.axis === "overall" && rating.rater !== currentRater());
@@ -36,7 +48,7 @@ function factsOf(picture) {
 }
 
 export class Row {
-  /** @param on {rate(id, stars), open(id), remove(id), point(index)} */
+  /** @param on {rate(id, stars), open(id), point(index)} and those of ACTIONS, with the id */
   constructor(on) {
     this.image = element("img", { className: "fl-thumb", draggable: "false", alt: "" });
     this.image.addEventListener("load", () => seen.add(this.id));
@@ -44,21 +56,13 @@ export class Row {
     this.prompt = element("p", { className: "fl-row-prompt" });
     this.facts = element("p", { className: "fl-row-facts" });
     this.stars = new Stars((stars) => on.rate(this.id, stars));
-    const remove = element("button", {
-      className: "fl-row-remove",
-      type: "button",
-      text: "×",
-      title: "Delete this picture and all that was said of it (Delete)",
-      "aria-label": "Delete this picture",
-      tabindex: -1,
-      on: { click: () => on.remove(this.id) },
-    });
+    const actions = ACTIONS.map(({ name, text, title }) => action(text, title, () => on[name](this.id)));
     this.element = element(
       "div",
       { className: "fl-row", role: "option", id: `fl-row-${++rows}`, on: { pointerdown: () => on.point(this.index) } },
       element("div", { className: "fl-thumb-frame", on: { click: () => on.open(this.id) } }, this.image),
       element("div", { className: "fl-row-text" }, this.prompt, this.facts, this.stars.element),
-      remove,
+      element("div", { className: "fl-row-actions" }, ...actions),
     );
   }
 

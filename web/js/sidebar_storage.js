@@ -1,11 +1,12 @@
 // What the pictures take on disk, and what can be done about it; and pictures from before the pack was there.
+import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { element } from "./dom.js";
 import { complain } from "./settings.js";
-import { backUp, fetchStats, prune, scanHistory } from "./sidebar_api.js";
+import { backUp, prune, scanHistory } from "./sidebar_api.js";
 
 const UNITS = ["bytes", "kB", "MB", "GB", "TB"];
-const POLL_MS = 1500;
+const PROGRESS = "feedback_loop.history"; // the server sends it after every few files
 const RESTORE =
   "To restore: stop ComfyUI, put the backup's files in place of those in user/__feedback_loop, and start ComfyUI again.";
 
@@ -25,9 +26,11 @@ export class Storage {
   constructor(changed) {
     this.changed = changed;
     this.disk = element("p", { className: "fl-disk" });
+    this.parts = element("p", { className: "fl-count" });
     this.collection = element("input", { className: "fl-field", value: "history", maxlength: 200, "aria-label": "Collection for the pictures found" });
     this.bar = element("progress", { className: "fl-meter", "aria-label": "Looking through the output folder", hidden: "" });
     this.found = element("p", { className: "fl-count", role: "status" });
+    api.addEventListener(PROGRESS, ({ detail }) => this.#showScan(detail));
     this.scanButton = this.#button("Rate my history", "Add the pictures of the output folder, with the prompts in their files", () => this.scan());
     this.history = element(
       "div",
@@ -40,6 +43,7 @@ export class Storage {
       "div",
       { className: "fl-block" },
       this.disk,
+      this.parts,
       element(
         "div",
         { className: "fl-bar fl-wrap" },
@@ -57,6 +61,8 @@ export class Storage {
   show(stats) {
     const pictures = `${stats.images.toLocaleString()} picture${stats.images === 1 ? "" : "s"}`;
     this.disk.textContent = `${pictures}, ${inWords(stats.bytes ?? stats.media_bytes)} on disk`;
+    const parts = Object.entries(stats.disk ?? {}).filter(([, bytes]) => bytes);
+    this.parts.textContent = parts.map(([name, bytes]) => `${name} ${inWords(bytes)}`).join(" · ");
   }
 
   async prune() {
@@ -85,32 +91,27 @@ export class Storage {
     if (!collection) return complain("Rate my history", "Name the collection that the pictures shall go into.");
     this.scanButton.disabled = true;
     this.bar.hidden = false;
-    const stop = await this.#watch();
+    this.bar.removeAttribute("value");
+    this.found.textContent = "Looking through the output folder…";
     try {
-      const { added, known, refused } = await scanHistory(collection);
-      const rest = [known && `${known} were known`, count(refused) && `${count(refused)} could not be read`].filter(Boolean);
+      const { added, known, refused, reasons } = await scanHistory(collection);
+      const rest = [known && `${known} known before`, refused && `${refused} could not be read`].filter(Boolean);
       this.found.textContent = [`${added} pictures added`, ...rest].join(", ");
+      this.found.title = (reasons ?? []).map(({ file, reason }) => `${file}: ${reason}`).join("\n");
       this.changed();
     } catch (error) {
       this.found.textContent = "";
       complain("The output folder could not be looked through", error);
     } finally {
-      stop();
       this.scanButton.disabled = false;
       this.bar.hidden = true;
     }
   }
 
-  /** Says how many pictures have come while a scan runs; returns what ends that. */
-  async #watch() {
-    const before = (await fetchStats()).images;
-    this.found.textContent = "Looking through the output folder…";
-    const timer = setInterval(async () => {
-      const { images } = await fetchStats().catch(() => ({ images: before }));
-      if (!this.bar.hidden) this.found.textContent = `${images - before} pictures added so far…`;
-    }, POLL_MS);
-    return () => clearInterval(timer);
+  #showScan({ done, files, added }) {
+    if (this.bar.hidden) return; // another page looks through the folder
+    this.bar.max = Math.max(files, 1);
+    this.bar.value = done;
+    this.found.textContent = `${done} of ${files} files, ${added} pictures added`;
   }
 }
-
-const count = (refused) => (Array.isArray(refused) ? refused.length : Number(refused ?? 0));

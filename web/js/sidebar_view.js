@@ -1,16 +1,19 @@
 // The sidebar "Feedback": pictures, pairs, and how far the ratings have come.
 import { api } from "../../../scripts/api.js";
+import { ComparePanel } from "./compare.js";
 import { element } from "./dom.js";
 import { openFullView } from "./full_view.js";
+import { marks } from "./marks.js";
 import { pictures } from "./pictures.js";
+import { said } from "./said.js";
 import { complain } from "./settings.js";
 import { deleteImage, fetchStats, searchImages } from "./sidebar_api.js";
-import { CompareView } from "./sidebar_compare.js";
 import { Filters } from "./sidebar_filters.js";
 import { PictureList } from "./sidebar_list.js";
 import { Progress } from "./sidebar_progress.js";
 import { QueueAfter } from "./sidebar_queue.js";
 import { confirmed, inWords, Storage } from "./sidebar_storage.js";
+import { saveCopy, useInGraph } from "./sidebar_use.js";
 
 const TABS = { pictures: "Pictures", compare: "Compare", progress: "Progress" };
 const AFTER_JUDGING_MS = 700;
@@ -21,12 +24,15 @@ export class SidebarView {
     this.filters = new Filters(() => this.restart());
     this.list = new PictureList((cursor, limit) => this.#page(cursor, limit), {
       rate: (id, stars) => this.rate(id, stars),
-      open: (id) => this.#open(id),
+      open: (id, part) => this.#open(id, part),
+      undo: () => this.undo(),
+      save: (id) => saveCopy(id),
+      use: (id) => this.#use(id),
       remove: (id) => this.remove(id),
       shown: () => this.#showCount(),
       failed: (error) => complain("More pictures could not be listed", error),
     });
-    this.compare = new CompareView(() => this.filters.collection, () => this.#judged());
+    this.compare = new ComparePanel({ collection: () => this.filters.collection || null, undo: () => this.undo() });
     this.progress = new Progress();
     this.queueAfter = new QueueAfter();
     this.storage = new Storage(() => this.refresh());
@@ -89,11 +95,12 @@ export class SidebarView {
       tab.tabIndex = chosen ? 0 : -1;
       this.panels[tab.dataset.tab].hidden = !chosen;
     }
-    if (name === "compare") this.compare.start();
+    if (name === "compare") this.compare.show();
   }
 
   #listen() {
-    pictures.addEventListener("change", () => this.#judged());
+    for (const event of ["said", "undone"]) said.addEventListener(event, () => this.#judged());
+    marks.addEventListener("change", ({ detail }) => this.compare.showChange(detail.id));
     api.addEventListener("executed", ({ detail }) => detail?.output?.feedback_images && this.#captured());
   }
 
@@ -121,6 +128,7 @@ export class SidebarView {
     try {
       await this.list.restart();
     } catch (error) {
+      this.count.textContent = "The pictures could not be listed.";
       complain("The pictures could not be listed", error);
     }
   }
@@ -165,12 +173,32 @@ export class SidebarView {
     }
   }
 
-  #open(startId) {
+  async undo() {
+    try {
+      const undone = await said.undo();
+      this.count.textContent = undone ? `Took back: ${undone.words}` : "Nothing to take back";
+      return undone;
+    } catch (error) {
+      complain("It could not be taken back", error);
+      return null;
+    }
+  }
+
+  #open(startId, part) {
     const from = Math.max(this.list.ids.indexOf(startId) - LOOK_AHEAD / 2, 0);
     openFullView(this.list.ids.slice(from, from + LOOK_AHEAD), startId, {
       rate: (id, stars) => this.rate(id, stars),
       closed: (id) => this.list.activateId(id),
+      part,
     });
+  }
+
+  async #use(id) {
+    try {
+      await useInGraph(id);
+    } catch (error) {
+      complain("The picture could not be put into the graph", error);
+    }
   }
 
   async remove(id) {
