@@ -15,7 +15,7 @@ from .results import RaterReliability, Stats
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
 
-LATEST = 500  # judgements of a rater whose times are looked at
+LATEST = 200  # judgements of a rater whose times are looked at
 Z = 1.959963984540054  # of a two-sided interval of 95 %
 
 

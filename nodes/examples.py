@@ -65,7 +65,7 @@ def rated_pictures(kept: FeedbackStore, feedback: Feedback) -> Pictures:
             "more. Feedback Capture records the prompt by itself, or takes it from its input."
         )
     images = [torch.tensor(kept.image_pixels(image_id)).float() / 255 for image_id in ratings]
-    values = [sum(r.value for r in given) / len(given) for given in ratings.values()]
+    values = [sum(r.weight * r.value for r in given) / sum(r.weight for r in given) for given in ratings.values()]
     return Pictures(images, [str(given[0].prompt) for given in ratings.values()], values)
 
 

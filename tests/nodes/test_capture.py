@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 from feedback_loop.nodes.capture import FeedbackCapture, collection_name, given, latents_of, pictures_of
-from feedback_loop.nodes.dataset import fitted, mean_values, names
 from feedback_loop.tests.comfy_host import JSON, ComfyServer, error_of
 
 API = "/feedback_loop/v1"
@@ -221,21 +220,5 @@ def test_only_connected_inputs_win_and_an_empty_prompt_counts_as_connected() -> 
     assert given("", None, 0) == {"prompt": "", "seed": "0"}
 
 
-def test_names_are_split_at_commas_without_blanks_or_repeats() -> None:
-    assert names(" ann, bob,,ann ,") == ("ann", "bob")
+def test_a_collection_has_no_blanks_around_it() -> None:
     assert collection_name("  a b ") == "a b"
-
-
-def test_the_mean_of_a_picture_is_over_its_raters_and_the_best_comes_first() -> None:
-    from types import SimpleNamespace
-
-    said = [SimpleNamespace(image_id=i, value=v) for i, v in (("a", 0.0), ("b", 1.0), ("a", 0.5))]
-    assert list(mean_values(said).items()) == [("b", 1.0), ("a", 0.25)]
-
-
-def test_a_preview_shows_the_whole_picture_on_white() -> None:
-    # 64 x 16 scales to 128 x 32 and stands in the middle: 48 white rows above and below.
-    canvas = fitted(torch.zeros(16, 64, 3, dtype=torch.uint8))
-    black = (canvas == 0).all(-1)
-    assert canvas.shape == (128, 128, 3)
-    assert black[48:80].all() and not black[:48].any() and not black[80:].any()
