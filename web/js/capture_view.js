@@ -106,7 +106,8 @@ export class CaptureView {
   #ratingGrid(judge, rate) {
     const open = (id) => this.open(id, rate);
     const card = (id, focus) => new PictureCard(id, { open, focus }, judge(id));
-    const actions = { zoom: open, accept: open, undo: () => this.undo(), comment: (id) => this.open(id, rate, "comment") };
+    const undo = async () => this.panel.focus((await this.undo())?.ids[0]);
+    const actions = { zoom: open, accept: open, undo, comment: (id) => this.open(id, rate, "comment") };
     return Object.assign(new PictureGrid("Captured pictures", card, rate, actions), { judge });
   }
 
@@ -180,9 +181,11 @@ export class CaptureView {
   async undo() {
     try {
       const undone = await said.undo();
-      if (undone) this.count.textContent = `Took back: ${undone.words}`;
+      this.count.textContent = undone ? `Took back: ${undone.words}` : "Nothing to take back";
+      return undone;
     } catch (error) {
       complain("It could not be taken back", error);
+      return null;
     }
   }
 

@@ -1,6 +1,6 @@
 // Two pictures of one prompt side by side: which is better? The server proposes the pair and says how it came to it.
 import { Choices } from "./choices.js";
-import { element, plural } from "./dom.js";
+import { element, plural, secondsSince } from "./dom.js";
 import { pictureUrl } from "./feedback_api.js";
 import { AXIS, fetchPair } from "./judgement_api.js";
 import { keepNativeKeys, takeKeys } from "./keys.js";
@@ -54,12 +54,11 @@ export class ComparePanel {
 
   #inner() {
     const pair = element("div", { className: "fl-ab-pair" }, this.sides.left, this.sides.right);
-    const bar = element("div", { className: "fl-bar" }, this.policy.element, this.count);
     const answers = element("div", { className: "fl-ab-answers" }, ...this.buttons);
-    const more = element("div", { className: "fl-bar" }, this.backButton, this.zoomButton);
+    const more = element("div", { className: "fl-bar" }, this.policy.element, this.count, this.backButton, this.zoomButton);
     const on = { keydown: (event) => this.#key(event), pointerenter: () => this.#hover() };
     const attributes = { role: "group", "aria-label": "Compare two pictures", tabindex: 0, on };
-    const children = [bar, this.prompt, pair, answers, more, this.none];
+    const children = [this.prompt, pair, answers, more, this.none];
     return element("div", { className: "fl-ab", ...attributes }, ...children);
   }
 
@@ -87,7 +86,7 @@ export class ComparePanel {
       pick: (number) => number <= 2 && this.answer(number === 1 ? "left" : "right"),
       back: () => this.back(),
       zoom: () => this.zoom(),
-      undo: () => this.on.undo(),
+      undo: () => this.#undo(),
     };
     this.inner.addEventListener("focusin", () => takeKeys(this.inner, () => {}, actions));
   }
@@ -131,7 +130,7 @@ export class ComparePanel {
       const pair = await fetchPair(this.asked, this.policy.value);
       if (pair) await pictures.need(ids(pair));
       if (turn !== this.#loading) return;
-      if (pair) this.#trail.push(pair);
+      if (pair) this.#trail.push({ ...pair, since: performance.now() });
       this.#showPair(Boolean(pair));
     } catch (error) {
       this.#showPair();
@@ -144,8 +143,8 @@ export class ComparePanel {
     if (!pair || pair.answering) return;
     pair.answering = true;
     const before = pair.answer && marks.of(pair.left).comparisons.find((one) => one === pair.answer);
-    const { left, right, policy, propensity } = pair;
-    const add = [{ left, right, winner, axis: AXIS, policy, propensity }];
+    const { left, right, policy, propensity, since } = pair;
+    const add = [{ left, right, winner, axis: AXIS, policy, propensity, lead_time: secondsSince(since) }];
     const words = ANSWERS.find((answer) => answer.winner === winner).title;
     try {
       await marks.change("comparisons", { add, remove: before ? [before] : [] }, words);
@@ -165,9 +164,17 @@ export class ComparePanel {
     this.#showPair();
   }
 
+  /** What is taken back can be said anew: its pair comes on show again. */
+  async #undo() {
+    const undone = await this.on.undo();
+    const about = (pair) => ids(pair).every((id) => undone?.ids.includes(id));
+    if (undone && !about(this.pair) && this.#trail.length > 1 && about(this.#trail.at(-2))) this.back();
+  }
+
   back() {
     if (this.#trail.length < 2) return;
     this.#ahead.push(this.#trail.pop());
+    this.pair.since = performance.now();
     this.#showPair();
   }
 

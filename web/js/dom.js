@@ -27,3 +27,6 @@ export const starIcon = () => icon(STAR_PATH);
 
 export const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
 export const starsInWords = (count) => (count ? plural(count, "star") : "not rated");
+
+/** Seconds since a `performance.now()`, to the hundredth. */
+export const secondsSince = (start) => Math.round((performance.now() - start) / 10) / 100;

@@ -4,9 +4,10 @@ import { CaptureView } from "./capture_view.js";
 import { element } from "./dom.js";
 import { commands, keybindings } from "./keys.js";
 import { settings } from "./settings.js";
+import { followZoom } from "./zoom.js";
 
 const NODE = "FeedbackCapture";
-const NEW_NODE_SIZE = [400, 560];
+const NEW_NODE_SIZE = [420, 640];
 const MIN_HEIGHT = 260;
 const MODE = "feedback_mode"; // in the node's properties, saved with the workflow
 
@@ -76,6 +77,7 @@ app.registerExtension({
   name: "FeedbackLoop",
   settings,
   commands,
+  setup: followZoom,
   nodeCreated(node) {
     if (node.comfyClass === NODE) addCaptureView(node);
   },

@@ -17,7 +17,7 @@ const HINT = "1–5 rate and go on · ← → walk · u takes back · t comment 
 
 /**
  * Opens over the page. `on`: rate(id, number) stores; closed(id) gets the picture that was shown last; and, where they
- * differ from stars, judge(id) -> what judges a picture (picture_card.js), accept(id) for Enter, undo(), hint;
+ * differ from stars, judge(id) -> what judges a picture (picture_card.js), accept(id) for Enter;
  * `part: "comment"` begins there.
  */
 export function openFullView(ids, startId, on) {
@@ -51,7 +51,7 @@ class FullView {
   #layout() {
     const steps = [this.#stepButton(-1, "‹", "Previous picture"), this.#stepButton(1, "›", "Next picture")];
     const stage = element("div", { className: "fl-full-stage" }, steps[0], this.stage.element, steps[1]);
-    const hint = element("p", { className: "fl-hint" }, this.count, element("span", { text: this.on.hint ?? HINT }), this.status);
+    const hint = element("p", { className: "fl-hint" }, this.count, element("span", { text: this.on.accept ? `Enter takes it · ${HINT}` : HINT }), this.status);
     const picture = element("div", { className: "fl-full-picture" }, stage, this.prompt, this.rating, hint);
     const close = { className: "fl-button fl-close", type: "button", text: "Close", title: "Close (Space or Escape)" };
     const closeButton = element("button", { ...close, on: { click: () => this.element.close() } });
@@ -120,6 +120,7 @@ class FullView {
       pictures.removeEventListener("change", onRating);
       marks.removeEventListener("change", onMark);
       complaints.removeEventListener("complaint", onComplaint);
+      pictures.seen(null);
       this.element.remove();
     });
   }
@@ -128,6 +129,7 @@ class FullView {
     if (position < 0 || position >= this.ids.length) return;
     this.position = position;
     const { id } = this;
+    pictures.seen(id);
     const { prompt, seed } = pictures.get(id);
     this.stage.show(id);
     this.count.textContent = `${position + 1} of ${this.ids.length}`;

@@ -43,13 +43,19 @@ export class GroupView {
       zoom: (id) => on.open(id),
       comment: (id) => on.open(id, undefined, "comment"),
       back: () => this.go(-1),
-      undo: () => on.undo(),
+      undo: () => this.#undo(),
     };
     this.grid = new PictureGrid("Pictures of one prompt", card, () => {}, actions);
     this.foot = element("div", { className: "fl-bar" }, this.hint);
     const head = element("div", { className: "fl-bar" }, this.previous, this.where, this.next);
     this.element = element("div", { className: "fl-group" }, head, this.prompt, this.grid.element, this.foot, this.none);
     this.accept = (id) => this.choose(id);
+  }
+
+  /** What was taken back comes on show. */
+  async #undo() {
+    const undone = await this.on.undo();
+    if (undone) this.goTo(undone.ids[0]);
   }
 
   #step(text, title, step) {

@@ -7,7 +7,9 @@ export const AXIS = "overall";
 
 const said = async (path, body) => (await write("POST", path, { ...body, rater: currentRater() })).id;
 
-export const postRating = (imageId, { value, scale }) => said("/ratings", { image_id: imageId, value, scale, axis: AXIS });
+/** @param leadTime seconds from seeing the picture to rating it, where known */
+export const postRating = (imageId, { value, scale }, leadTime) =>
+  said("/ratings", { image_id: imageId, value, scale, axis: AXIS, ...(leadTime && { lead_time: leadTime }) });
 
 /** By kind: stores one of it. A comparison is {left, right, winner, policy?, propensity?}, a ranking best first. */
 export const POST = {

@@ -39,7 +39,8 @@ class Marks extends EventTarget {
     const merged = nothing();
     for (const kind of KINDS) {
       const writing = known[kind].filter((mark) => mark.id === undefined);
-      merged[kind] = [...(stored[kind] ?? []).map((mark) => ({ image_id: id, ...mark })), ...writing];
+      const place = ON_ONE_PICTURE.includes(kind) && { image_id: id }; // The list of one picture does not name it.
+      merged[kind] = [...stored[kind].map((mark) => ({ ...place, ...mark })), ...writing];
     }
     this.#known.set(id, merged);
     this.#changed(id);

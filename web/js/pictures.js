@@ -1,6 +1,6 @@
 // What this page knows of captured pictures and of my rating of them. All widgets look at the same ones, so that two
 // nodes, or a node and the full view, never disagree. A rating is shown at once and taken back if it was not stored.
-import { starsInWords } from "./dom.js";
+import { secondsSince, starsInWords } from "./dom.js";
 import { clearRating, fetchImage, fetchImages } from "./feedback_api.js";
 import { AXIS, postRating, takeBack } from "./judgement_api.js";
 import { said } from "./said.js";
@@ -28,6 +28,7 @@ const inWords = (rating) => {
 class Pictures extends EventTarget {
   #pictures = new Map();
   #queues = new Map();
+  #onShow = {};
 
   get(id) {
     return this.#pictures.get(id);
@@ -67,6 +68,15 @@ class Pictures extends EventTarget {
     for (const item of await Promise.all(unknown.map(fetchImage))) this.#learn(item);
   }
 
+  /** Says that one picture alone is on show from now on (or none), so that it is known how long a rating took. */
+  seen(id) {
+    this.#onShow = { id, since: performance.now() };
+  }
+
+  #leadTime(id) {
+    return id === this.#onShow.id ? secondsSince(this.#onShow.since) : undefined;
+  }
+
   #learn(item) {
     if (this.#queues.has(item.id)) return; // A write of mine is under way: it knows better.
     const stored = myRating(item.ratings);
@@ -91,17 +101,18 @@ class Pictures extends EventTarget {
 
   #rate(id, wanted) {
     const picture = this.get(id);
+    const leadTime = this.#leadTime(id);
     this.#show(id, wanted);
     // One write after another for each picture: 3 then 5 must not arrive as 5 then 3.
-    const turn = (this.#queues.get(id) ?? Promise.resolve()).catch(() => {}).then(() => this.#store(picture, wanted));
+    const turn = (this.#queues.get(id) ?? Promise.resolve()).catch(() => {}).then(() => this.#store(picture, wanted, leadTime));
     this.#queues.set(id, turn);
     return said.track(turn.finally(() => this.#settle(id, picture, turn)));
   }
 
-  async #store(picture, wanted) {
+  async #store(picture, wanted, leadTime) {
     const before = picture.stored;
     if (same(wanted, before)) return;
-    if (wanted) picture.stored = { ...wanted, id: await postRating(picture.id, wanted) };
+    if (wanted) picture.stored = { ...wanted, id: await postRating(picture.id, wanted, leadTime) };
     else {
       await clearRating(before.id);
       picture.stored = null;
