@@ -36,7 +36,7 @@ class ImagesQuery(Query):
     min_watermark: Number | None = None
     max_watermark: Number | None = None
     sort: Literal["newest", "oldest", "best", "worst", "watermark"] = "newest"
-    cursor: Annotated[str, StringConstraints(pattern="^[0-9A-Za-z._:~-]{1,200}$")] | None = None
+    cursor: Annotated[str, StringConstraints(pattern="^([0-9e.+-]{1,30}~)?[0-9]{1,18}$")] | None = None
     limit: Annotated[int, Field(ge=1, le=500)] = 50
 
 

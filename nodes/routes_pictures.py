@@ -52,7 +52,7 @@ def _add_lists(routes: web.RouteTableDef, store: Store) -> None:
     async def images(request: web.Request) -> web.Response:
         asked = queries.query(queries.ImagesQuery, request)
         which = ImageFilter(**asked.model_dump(exclude={"sort", "cursor", "limit"}))
-        page = await on_thread(lambda: _page(store(), which, asked))
+        page = await on_thread(lambda: store().search(which, asked.sort, asked.cursor, asked.limit))
         return web.json_response({"items": [picture(item) for item in page.items], "next": page.next})
 
     @routes.get(f"{ROOT}/images/{{id}}")
@@ -118,9 +118,3 @@ def _mark(mark: Any) -> dict[str, Any]:
     if fields.get("mask") is not None:
         fields["mask"] = base64.b64encode(fields["mask"]).decode()
     return {**fields, "created_at": mark.created_at.isoformat()}
-
-
-def _page(store, which, asked):  # TEMP
-    if hasattr(store, "search"):
-        return store.search(which, asked.sort, asked.cursor, asked.limit)
-    return store.images(asked.collection, asked.cursor, asked.limit)
