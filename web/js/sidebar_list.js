@@ -8,7 +8,9 @@ import { ACTIONS, Row } from "./sidebar_row.js";
 const ROW_HEIGHT = 96;
 const COLUMN_WIDTH = 330;
 const ROWS_BEYOND = 3; // above and below what is in sight, so that slow scrolling never shows a gap
-const PAGE = 200;
+const FIRST = 100; // pictures, so that something is seen at once
+const PAGE = 500;
+const AHEAD = 60; // pictures before the end of what was read, where the next page is asked for
 const REST_MS = 90; // without scrolling, before thumbnails are asked for
 
 export class PictureList {
@@ -52,7 +54,7 @@ export class PictureList {
   /** Starts over with the first page. */
   async restart() {
     const turn = ++this.#turn;
-    const { ids, next } = await this.page(null, PAGE);
+    const { ids, next } = await this.page(null, FIRST);
     if (turn !== this.#turn) return;
     this.#ids = ids;
     this.#next = next;
@@ -113,7 +115,7 @@ export class PictureList {
       row.setActive(index === this.#active);
     }
     this.#nameActive();
-    if (last >= this.#ids.length - PAGE / 2) this.#readOn().catch(this.on.failed);
+    if (last >= this.#ids.length - AHEAD) this.#readOn().catch(this.on.failed);
   }
 
   #release(first, last) {

@@ -17,24 +17,24 @@ function fact(name, value, explanation) {
   return [element("dt", { text: name, title: explanation }), element("dd", { text: value, title: explanation })];
 }
 
-function factsOfReward(stats) {
-  const facts = [];
-  const { held_out_accuracy: accuracy, beats_chance: beats, self_agreement: agreement, bound } = stats;
+/** What the agreement `a` of somebody with themselves leaves for any model against single answers of theirs. */
+const boundOf = (a) => (1 + Math.sqrt(Math.max(2 * a - 1, 0))) / 2;
+
+function factsOfReward({ held_out_accuracy: accuracy, beats_chance: beats }) {
   const guess = known(accuracy) ? `picks the better one in ${percent(accuracy)}` : "none trained yet";
-  facts.push(
-    ...fact(
-      "Latest reward",
-      known(accuracy) && !beats ? `${guess}, no better than a coin so far` : guess,
-      "Of pairs of pictures that it did not learn from. A coin reaches 50 %.",
-    ),
-    ...fact(
-      "People, asked twice",
-      known(agreement) ? `say the same in ${percent(agreement)}` : "not known yet: compare more pairs",
-      "Of the pairs that came back with their sides swapped.",
-    ),
-  );
-  if (known(bound)) facts.push(...fact("So at most", percent(bound), "No model can agree with single answers more often than this."));
-  return facts;
+  const value = known(accuracy) && !beats ? `${guess}, no better than a coin so far` : guess;
+  return fact("Latest reward", value, "Of pairs of pictures that it did not learn from. A coin reaches 50 %.");
+}
+
+function factsOfAgreement(stats) {
+  const mine = (stats.reliability ?? []).find((one) => one.rater === currentRater() && known(one.self_agreement));
+  const agreement = mine?.self_agreement ?? stats.self_agreement;
+  const who = mine || !known(agreement) ? "You, asked twice" : "People, asked twice";
+  const times = mine ? `, ${mine.repeats} time${mine.repeats === 1 ? "" : "s"}` : "";
+  const value = known(agreement) ? `say the same in ${percent(agreement)}${times}` : "not known yet: compare more pairs";
+  const facts = fact(who, value, "Of the pairs that came back with their sides exchanged.");
+  if (!known(agreement)) return facts;
+  return [...facts, ...fact("So at most", percent(boundOf(agreement)), "No model can agree with single answers more often.")];
 }
 
 function factsOfRater(reliability) {
@@ -62,7 +62,7 @@ export class Progress {
     const way = wayToGo(stats);
     this.element.hidden = !way;
     if (way) this.#showWay(way);
-    this.facts.replaceChildren(...factsOfReward(stats), ...factsOfRater(stats.reliability));
+    this.facts.replaceChildren(...factsOfReward(stats), ...factsOfAgreement(stats), ...factsOfRater(stats.reliability));
   }
 
   #showWay({ given, needed }) {
