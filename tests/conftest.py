@@ -37,7 +37,7 @@ LEFT_OUT: list[str] = []
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         folder = item.path.relative_to(ROOT / "tests").parts[0]
-        if folder in ("nodes", "browser"):
+        if folder in ("nodes", "browser", "security"):
             item.add_marker("comfy")
         if folder == "browser":
             item.add_marker("browser")
@@ -46,8 +46,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
     """Leaves out, by name, what this machine cannot run; the summary says so."""
     relative = collection_path.relative_to(ROOT / "tests") if collection_path.is_relative_to(ROOT / "tests") else None
-    if relative == Path("nodes") and COMFYUI is None:
-        LEFT_OUT.append("tests/nodes: no ComfyUI found (COMFYUI_PATH, or run `python3 start.py test`)")
+    if relative in (Path("nodes"), Path("security")) and COMFYUI is None:
+        LEFT_OUT.append(f"tests/{relative}: no ComfyUI found (COMFYUI_PATH, or run `python3 start.py test`)")
         return True
     if relative == Path("browser") and (COMFYUI is None or start.find_chromium() is None):
         LEFT_OUT.append("tests/browser: no ComfyUI or no Chromium found (CHROMIUM_PATH)")
