@@ -7,8 +7,8 @@ import { backUp, prune, scanHistory } from "./sidebar_api.js";
 
 const UNITS = ["bytes", "kB", "MB", "GB", "TB"];
 const PROGRESS = "feedback_loop.history"; // the server sends it after every few files
-const RESTORE =
-  "To restore: stop ComfyUI, put the backup's files in place of those in user/__feedback_loop, and start ComfyUI again.";
+const RESTORE = "To go back to a backup, close ComfyUI and run in its folder:";
+const COMMAND = "python -m custom_nodes.feedback_loop restore";
 
 export function inWords(bytes) {
   const power = Math.min(Math.floor(Math.log10(Math.max(bytes, 1)) / 3), UNITS.length - 1);
@@ -27,6 +27,7 @@ export class Storage {
     this.changed = changed;
     this.disk = element("p", { className: "fl-disk" });
     this.parts = element("p", { className: "fl-count" });
+    this.command = element("code", { className: "fl-command", text: `${COMMAND} NAME` });
     this.collection = element("input", { className: "fl-field", value: "history", maxlength: 200, "aria-label": "Collection for the pictures found" });
     this.bar = element("progress", { className: "fl-meter", "aria-label": "Looking through the output folder", hidden: "" });
     this.found = element("p", { className: "fl-count", role: "status" });
@@ -51,6 +52,7 @@ export class Storage {
         this.#button("Back up", "Write a copy of every judgement and picture", () => this.backUp()),
       ),
       element("p", { className: "fl-count", text: RESTORE }),
+      this.command,
     );
   }
 
@@ -80,7 +82,9 @@ export class Storage {
   async backUp() {
     try {
       const { name, bytes } = await backUp();
-      tell("Backed up", `${name}, ${inWords(bytes)}, in the feedback folder.`);
+      this.command.textContent = `${COMMAND} ${name}`;
+      tell("Backed up", `${name}, ${inWords(bytes)}, in the folder user/__feedback_loop/backups.`);
+      this.changed();
     } catch (error) {
       complain("The backup failed", error);
     }
