@@ -1,95 +1,114 @@
-"""Opening the database: engines, migrations, and the one thread that writes.
+"""The open database: reads on any thread, writes one after the other.
 
-SQLite only, so far. Two processes may share the file: every write takes the lock at its beginning (`BEGIN IMMEDIATE`),
-because a transaction that reads first and writes later fails when another writer comes between.
+Several processes may share it, a file of SQLite or a database of PostgreSQL: every writing transaction takes the
+database's one lock at its beginning, because one that reads first and writes later fails when another writer comes
+between.
 """
 
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from datetime import datetime, timezone
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, TypeVar
+from threading import Event, Lock
+from typing import TYPE_CHECKING, TypeVar
 
-from .tables import VERSION_TABLE
+from .engines import (
+    DatabaseReadOnly,
+    DatabaseUnreachable,
+    DatabaseUnusable,
+    engine,
+    is_file,
+    is_whole,
+    named,
+    parsed_url,
+    told,
+    write_ahead_log_is_safe,
+)
+from .schema import MIGRATIONS, bring_up_to_date, copy_file
+from .turns import Turns
 
 if TYPE_CHECKING:
-    from sqlalchemy import URL, Connection, Engine
+    from sqlalchemy import Connection, Engine
+
+__all__ = [
+    "MIGRATIONS",
+    "Database",
+    "DatabaseReadOnly",
+    "DatabaseUnreachable",
+    "DatabaseUnusable",
+    "write_ahead_log_is_safe",
+]
 
 T = TypeVar("T")
 
-MIGRATIONS = Path(__file__).parent / "migrations"
-BUSY_TIMEOUT = 60_000  # milliseconds; with every writer queueing at BEGIN IMMEDIATE, waits of 12 s were measured
 BATCH = 100  # changes in one transaction
+LOOK_AGAIN = 1.0  # seconds; for a thread that was to go on with a transaction and was interrupted
 
 
-class DatabaseUnusable(RuntimeError):
-    """The database can't be opened, read or written; the message says which one, why, and what to do."""
+class _Batch:
+    """A transaction that several threads write into, one after the other; the last one commits for all."""
 
+    def __init__(self, writer: Engine, turns: Turns | None) -> None:
+        with ExitStack() as opened:
+            if turns is not None:
+                turns.take()
+                opened.callback(turns.end)
+            self.connection = opened.enter_context(writer.connect())
+            self.transaction = self.connection.begin()
+            self._opened = opened.pop_all()  # closed in the other order; closing rolls back what was not committed
+        self.changes = 0
+        self.ended = Event()
+        self.failure: Exception | None = DatabaseUnusable("The transaction was given up, so nothing was written.")
 
-class DatabaseReadOnly(RuntimeError):
-    """The database can be read but not written; the message says why."""
+    def commit(self) -> None:
+        """Returns once everything is on disk, or else `failure` says why it is not."""
+        from sqlalchemy.exc import SQLAlchemyError
 
+        try:
+            self.transaction.commit()
+            self.failure = None
+        except SQLAlchemyError as error:
+            self.failure = error
+        finally:
+            self._opened.close()
+            self.ended.set()
 
-def write_ahead_log_is_safe(version: tuple[int, ...]) -> bool:
-    """Whether this SQLite library has the fix of the WAL-reset bug, which could lose a committed transaction."""
-    fixed = {(3, 44): 6, (3, 50): 7, (3, 51): 3}
-    major, minor, patch = version[:3]
-    return (major, minor) > (3, 51) or patch >= fixed.get((major, minor), 1_000_000)
-
-
-def sqlite_engine(url: URL, begin: str, foreign_keys: bool = True) -> Engine:
-    """An engine whose transactions open with `begin`, and whose commits are on disk when they return.
-
-    foreign_keys: off for migrations only, because SQLite changes a table by making it anew and dropping the old one.
-    """
-    from sqlalchemy import create_engine, event
-
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT / 1000, "check_same_thread": False})
-
-    @event.listens_for(engine, "connect")
-    def _settings(connection: Any, _record: object) -> None:
-        connection.isolation_level = None  # the driver's own BEGIN comes too late, so ours replaces it
-        journal = "WAL" if write_ahead_log_is_safe(sqlite3.sqlite_version_info) else "TRUNCATE"
-        connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT}")
-        if begin != "BEGIN":
-            connection.execute(f"PRAGMA journal_mode={journal}")
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute(f"PRAGMA foreign_keys={'ON' if foreign_keys else 'OFF'}")
-        connection.execute("PRAGMA trusted_schema=OFF")  # a triggered file from elsewhere must not run functions
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
-
-    return engine
+    def give_up(self, why: Exception) -> None:
+        """Lets go of a transaction that the database has already ended, as it does on a full disk."""
+        self.failure = why
+        try:
+            self.connection.invalidate()
+        finally:
+            self._opened.close()
+            self.ended.set()
 
 
 class Database:
     """Reads on any thread through `read`, writes one after the other through `write`.
 
-    Raises DatabaseUnusable if the file can't be opened or is none of ours. One that a newer version of the pack wrote
-    is opened for reading only, and `read_only` says so.
+    url: `sqlite:///` and a file, or `postgresql://`. Raises DatabaseUnusable if it can't be opened or is none of ours.
+    One that a newer version of the pack wrote is opened for reading only, and `read_only` says so.
     """
 
     def __init__(self, url: str, migrations: Path = MIGRATIONS) -> None:
-        self.url = _sqlite_url(url)
-        self._reader = sqlite_engine(self.url, "BEGIN")
-        self._writer = sqlite_engine(self.url, "BEGIN IMMEDIATE")
-        self.read_only = _open(sqlite_engine(self.url, "BEGIN IMMEDIATE", foreign_keys=False), self.url, migrations)
-        self._path = Path(str(self.url.database))
-        self._file = self._path.stat()
-        self._waiting: SimpleQueue[tuple[Callable[[Connection], Any], Future[Any]]] = SimpleQueue()
-        self._thread = ThreadPoolExecutor(1, "feedback-writer")
+        self.url = parsed_url(url)
+        self._reader = engine(self.url, writes=False)
+        self._writer = engine(self.url, writes=True)
+        self.read_only = bring_up_to_date(self.url, migrations)
+        self._path = Path(str(self.url.database)) if is_file(self.url) else None
+        self._file = self._path.stat() if self._path else None
+        self._turns = Turns(self._path) if self._path else None
+        self._turn = Lock()
+        self._count = Lock()
+        self._waiting = 0
+        self._batch: _Batch | None = None
+        self._closed = False
 
     def read(self, query: Callable[[Connection], T]) -> T:
         """The result of `query` on one consistent snapshot."""
-        with self._usable("read"), self._reader.begin() as connection:
+        with told(self.url, "read"), self._reader.begin() as connection:
             return query(connection)
 
     def write(self, change: Callable[[Connection], T]) -> T:
@@ -98,139 +117,90 @@ class Database:
         Changes that wait at the same time share one transaction, each in a savepoint of its own, because what takes
         long is the disk and not the change.
         """
+        self._check()
+        with told(self.url, "written"):
+            batch, result = self._join(change)
+            while not batch.ended.wait(LOOK_AGAIN):
+                with self._turn:
+                    if not batch.ended.is_set():
+                        self._commit(batch)
+            if batch.failure is not None:
+                raise batch.failure
+            return result
+
+    def _check(self) -> None:
+        """A removed file can still be written to, but what is written goes with it."""
         if self.read_only is not None:
             raise DatabaseReadOnly(self.read_only)
-        self._check_file()
-        future: Future[T] = Future()
-        self._waiting.put((change, future))
-        self._thread.submit(self._write_waiting)
-        with self._usable("written"):
-            return future.result()
-
-    def _check_file(self) -> None:
-        """A removed file can still be written to, but what is written goes with it."""
+        if self._closed:
+            raise DatabaseUnusable("The feedback database was closed, so nothing is written.")
+        if self._path is None or self._file is None:
+            return
         if not self._path.exists() or not os.path.samestat(self._path.stat(), self._file):
             raise DatabaseUnusable(
                 f"The feedback database {self._path} was removed or replaced while it was open, so nothing is written. "
                 "Put it back, or restart ComfyUI to go on with what is there now."
             )
 
-    @contextmanager
-    def _usable(self, done: str) -> Iterator[None]:
-        """Says in a sentence what SQLite says in a word: a full disk, a lock that is never given up, a lost file."""
-        from sqlalchemy.exc import OperationalError
+    def _join(self, change: Callable[[Connection], T]) -> tuple[_Batch, T]:
+        """Runs the change in the transaction that is open, or a new one; the last in the queue commits."""
+        with self._queued():
+            batch = self._batch = self._batch or _Batch(self._writer, self._turns)
+            try:
+                with batch.connection.begin_nested():
+                    result = change(batch.connection)
+            finally:
+                self._go_on(batch)
+            return batch, result
 
+    @contextmanager
+    def _queued(self) -> Iterator[None]:
+        with self._count:
+            self._waiting += 1
+        try:
+            self._turn.acquire()
+        finally:
+            with self._count:
+                self._waiting -= 1
         try:
             yield
-        except OperationalError as error:
-            raise DatabaseUnusable(
-                f"The feedback database {self.url.database} can't be {done}: {error.orig}. Nothing was changed. "
-                "See that the disk has room and that the file is there, then try again."
-            ) from error
+        finally:
+            self._turn.release()
 
-    def _write_waiting(self) -> None:
-        batch = [self._waiting.get_nowait() for _ in range(min(self._waiting.qsize(), BATCH))]
-        if not batch:
-            return  # an earlier turn took more than its own change
-        try:
-            with self._writer.begin() as connection:
-                outcomes = [_attempt(connection, change) for change, _ in batch]
-        except Exception as error:  # noqa: BLE001 - raised again by `write`, in every thread that waits
-            outcomes = [(None, error)] * len(batch)
-        for (_, future), (result, error) in zip(batch, outcomes, strict=True):
-            future.set_result(result) if error is None else future.set_exception(error)
+    def _go_on(self, batch: _Batch) -> None:
+        """Leaves the transaction to the next who waits, ends it where nobody does."""
+        batch.changes += 1
+        if not is_whole(batch.connection):
+            self._batch = None
+            batch.give_up(self._lost())
+        elif self._waiting == 0 or batch.changes >= BATCH:
+            self._commit(batch)
+
+    def _commit(self, batch: _Batch) -> None:
+        self._batch = None
+        batch.commit()
+
+    def _lost(self) -> Exception:
+        kind = DatabaseUnusable if is_file(self.url) else DatabaseUnreachable
+        return kind(
+            f"The feedback database {named(self.url)} ended a transaction by itself; nothing of it was kept. See that "
+            "the disk has room and that the server runs, then try again."
+        )
+
+    def back_up(self, target: Path) -> None:
+        """Writes a copy of the file as it is now, also while it is written to. Raises DatabaseUnusable for a server."""
+        if self._path is None:
+            raise DatabaseUnusable(f"{named(self.url)} is a server's database; back it up with pg_dump.")
+        with told(self.url, "read"):
+            copy_file(self._path, target)
 
     def close(self) -> None:
-        """Waits for what was already asked to be written, then lets go of the file."""
-        self._thread.shutdown()
-        self._reader.dispose()
-        self._writer.dispose()
-
-
-def _attempt(connection: Connection, change: Callable[[Connection], T]) -> tuple[T | None, Exception | None]:
-    """(result, None), or (None, error) with everything undone that the change did."""
-    savepoint = connection.begin_nested()
-    try:
-        result = change(connection)
-    except Exception as error:  # noqa: BLE001 - raised again by `write`, in the thread that asked
-        savepoint.rollback()
-        return None, error
-    savepoint.commit()
-    return result, None
-
-
-def _sqlite_url(url: str) -> URL:
-    from sqlalchemy import make_url
-
-    parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite":
-        raise DatabaseUnusable(
-            f"{parsed.render_as_string()} is no SQLite database; use sqlite:/// and the path of a file."
-        )
-    if not parsed.database or parsed.database == ":memory:":
-        raise DatabaseUnusable("The feedback database must be a file: sqlite:/// and its path.")
-    Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    return parsed
-
-
-def _open(engine: Engine, url: URL, migrations: Path) -> str | None:
-    """Brings the schema up to date; returns why the database is read-only, or None."""
-    from sqlalchemy.exc import DatabaseError
-
-    try:
-        with engine.begin() as connection:
-            return _migrate(connection, Path(str(url.database)), migrations)
-    except DatabaseError as error:
-        raise DatabaseUnusable(
-            f"The feedback database {url.database} can't be opened: {error.orig}. Move it away or put a backup "
-            "(feedback*.backup beside it) in its place, then start again."
-        ) from error
-    finally:
-        engine.dispose()
-
-
-def _migrate(connection: Connection, path: Path, migrations: Path) -> str | None:
-    """The files of the migrations are named after their revisions, 0001_..., 0002_..., one after the other."""
-    from sqlalchemy import inspect, text
-
-    known = [file.name.split("_")[0] for file in (migrations / "versions").glob("[0-9]*_*.py")]
-    tables = inspect(connection).get_table_names()
-    current = None
-    if VERSION_TABLE in tables:
-        query = text(f"SELECT version_num FROM {VERSION_TABLE}")  # a constant of ours # nosec B608
-        current = connection.execute(query).scalar_one_or_none()
-    if current == max(known):
-        return None
-    if current is not None and current not in known:
-        return (
-            f"The feedback database {path} was written by a newer version of Feedback Loop (schema {current}), so it "
-            "is opened for reading only. Update the pack to write to it."
-        )
-    if tables:
-        _back_up(path, current or "foreign")
-    _upgrade(connection, migrations)
-    return None
-
-
-def _upgrade(connection: Connection, migrations: Path) -> None:
-    """Imports alembic only where there is something to do, which is once in a database's life."""
-    from alembic import command
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", str(migrations).replace("%", "%%"))
-    config.attributes.update(connection=connection, version_table=VERSION_TABLE)
-    command.upgrade(config, "head")
-
-
-def _back_up(path: Path, version: str) -> Path:
-    """Copies the database beside itself; the copy is named after its schema and the time."""
-    stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S")
-    target = path.with_name(f"{path.stem}-{version}-{stamp}.backup")
-    source, copy = sqlite3.connect(path), sqlite3.connect(target)
-    try:
-        source.backup(copy)
-    finally:
-        source.close()
-        copy.close()
-    return target
+        """Waits for what was already asked to be written, then lets go of the database."""
+        with self._turn:
+            self._closed = True
+            if self._batch is not None:
+                self._commit(self._batch)
+            self._reader.dispose()
+            self._writer.dispose()
+            if self._turns is not None:
+                self._turns.close()

@@ -27,6 +27,12 @@ WRITER = Path(__file__).with_name("writer_process.py")
 
 
 @pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    """A file: what is peculiar to SQLite is here, what to servers in test_reliability_server."""
+    return f"sqlite:///{tmp_path / 'feedback.sqlite3'}"
+
+
+@pytest.fixture
 def image(store: FeedbackStore) -> str:
     return store.add_image(picture(), Generation(), "c")
 
@@ -199,8 +205,10 @@ def test_a_file_that_is_no_database_is_named_with_a_way_out(tmp_path: Path):
     assert broken.read_bytes() == b"not a database, " * 100
 
 
-@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "postgresql://me:secret@host/db"])
-def test_a_database_that_is_no_file_is_refused_without_telling_the_password(url: str, tmp_path: Path):
+@pytest.mark.parametrize(
+    "url", ["sqlite://", "sqlite:///:memory:", "mysql://me:secret@host/db", "postgresql://me:secret@host:nan/db"]
+)
+def test_a_database_that_can_not_be_used_is_refused_without_telling_the_password(url: str, tmp_path: Path):
     with pytest.raises(DatabaseUnusable) as refused:
         FeedbackStore(url, tmp_path)
     assert "secret" not in str(refused.value)
