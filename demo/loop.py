@@ -45,7 +45,9 @@ LORA: dict[str, Any] = {
     "seed": 0,
     "layers": "all",
 }
-GUIDANCE = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "decoder": "auto"}
+GUIDANCE = {"start_percent": 0.0, "end_percent": 1.0, "decoder": "auto"}
+TASTE_STRENGTH = 0.5  # at 1 the gain is .96 instead of .78 standard deviations, but 5 % of the attributes are lost
+PENALTY_STRENGTH = 0.8  # at .6 a mark in fifteen stays, at 1 one in sixty
 SAMPLING = {"steps": 20, "cfg": 2.0, "sampler_name": "euler", "scheduler": "sgm_uniform", "denoise": 1.0}
 TASTE_WORDS = {"size": 0.25, "place": 0.25, "count": 0.25, "texture": 0.25}  # how often prompts say these
 OTHER_WORDS = 0.85
@@ -161,21 +163,22 @@ class Loop:
         self.learned[name] = np.array([score for node in scored for score in outputs[node]["scores"]])
         return measure.judged(images, self.fresh, self.judge)
 
-    def guided(self, graph: Graph, demo: str, model: Link, reward: Link) -> Link:
-        guided = graph.add("FeedbackRewardGuidance", model=model, reward=reward, vae=[demo, 2], **GUIDANCE)
-        return [guided, 0]
+    def guided(self, graph: Graph, demo: str, model: Link, reward: Link, strength: float) -> Link:
+        parts = {"model": model, "reward": reward, "vae": [demo, 2], "strength": strength}
+        return [graph.add("FeedbackRewardGuidance", **parts, **GUIDANCE), 0]
 
     def with_penalty(self, graph: Graph, demo: str) -> Link:
-        return self.guided(graph, demo, [demo, 0], [graph.add("FeedbackWatermarkPenalty", margin=3.0), 0])
+        penalty = graph.add("FeedbackWatermarkPenalty", margin=3.0)
+        return self.guided(graph, demo, [demo, 0], [penalty, 0], PENALTY_STRENGTH)
 
     def with_taste(self, graph: Graph, demo: str) -> Link:
-        return self.guided(graph, demo, [demo, 0], self.load_taste(graph, demo))
+        return self.guided(graph, demo, [demo, 0], self.load_taste(graph, demo), TASTE_STRENGTH)
 
     def with_lora(self, graph: Graph, demo: str) -> Link:
         return [graph.add("LoraLoaderModelOnly", model=[demo, 0], lora_name=self.lora, strength_model=1.0), 0]
 
     def with_both(self, graph: Graph, demo: str) -> Link:
-        return self.guided(graph, demo, self.with_lora(graph, demo), self.load_taste(graph, demo))
+        return self.guided(graph, demo, self.with_lora(graph, demo), self.load_taste(graph, demo), TASTE_STRENGTH)
 
     def train_lora(self) -> list[float]:
         """The LoRA from the same stars, with the reward they taught scoring more pictures; returns its losses."""

@@ -29,7 +29,9 @@ if not __package__:
 from feedback_loop.demo import judge, models, world  # noqa: E402
 
 WORK = Path(__file__).parent / ".work"
-MARKED = 0.42  # share of watermarked pictures; prompts say nothing of marks, so classifier-free guidance takes some away
+MARKED = (
+    0.42  # share of watermarked pictures; prompts say nothing of marks, so classifier-free guidance takes some away
+)
 PICTURES = int(os.environ.get("DEMO_PICTURES", 20000))
 BYTES = [*range(33, 127), *range(161, 173), *range(174, 256)]  # the printable bytes of byte-level BPE
 
@@ -297,7 +299,9 @@ def train_text() -> None:
     order = batches(PICTURES, 64, 8)
 
     def loss_of(step: int) -> torch.Tensor:
-        captions = [world.caption(scene_of(i), rng, tell_watermark=0.5) if rng.random() > 0.05 else "" for i in next(order)]
+        captions = [
+            world.caption(scene_of(i), rng, tell_watermark=0.5) if rng.random() > 0.05 else "" for i in next(order)
+        ]
         ids = tokens_of(captions, tok, models.TEXT_TOKENS)
         states, end = clip.text_model(ids).last_hidden_state, (ids == ids[0, -1]).int().argmax(1)
         later = end + (torch.rand(len(ids), generator=gen) * (models.TEXT_TOKENS - end)).long()
@@ -403,8 +407,11 @@ def half_marked(n: int) -> np.ndarray:
 
 
 def train_unet() -> None:
-    """v-prediction, captions dropped one time in ten. The loss is the plain one on v: min-SNR weights leave the noisiest
-    steps, where place and count are decided, a tenth of theirs."""
+    """v-prediction, captions dropped one time in ten.
+
+    The loss is the plain one on v: min-SNR weights leave the noisiest steps, where place and count are decided, a
+    tenth of theirs.
+    """
     z, tok, text, unet = latents(), tokenizer(), load_clip().text_model, models.new_unet()
     bar, pool = models.alphas_bar(), half_marked(len(z))
     order = (pool[block] for block in batches(len(pool), 64, 3))
