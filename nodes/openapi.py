@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from . import format_routes, gate_routes
 from . import request_models as models
 from . import request_queries as queries
 from .openapi_answers import ANSWERS, reference
@@ -23,6 +24,7 @@ REFUSALS = {
     "415": "no JSON",
     "422": "a field is missing, unknown or out of bounds",
     "429": "too many requests; Retry-After says how many seconds to wait",
+    "501": "a Python package that this format needs is not installed",
     "503": "the database can't be read or written",
 }
 JUDGEMENTS: dict[str, tuple[str, type[BaseModel]]] = {
@@ -35,13 +37,19 @@ JUDGEMENTS: dict[str, tuple[str, type[BaseModel]]] = {
     "/comments": ("Say something of a picture", models.CommentBody),
     "/interactions": ("Note what somebody did with a picture", models.InteractionBody),
 }
-UPKEEP_BODIES: list[type[BaseModel]] = [models.SettingsBody, models.CollectionBody, models.EmptyBody]
+OTHER_BODIES: list[type[BaseModel]] = [
+    models.SettingsBody,
+    models.CollectionBody,
+    models.EmptyBody,
+    gate_routes.GateBody,
+]
+IDEMPOTENCY_KEY = {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "maxLength": 255}}
 
 
 @cache
 def description(root: str) -> dict[str, Any]:
     """The document that `openapi.json` answers with."""
-    bodies = [model for _, model in JUDGEMENTS.values()] + UPKEEP_BODIES
+    bodies = [model for _, model in JUDGEMENTS.values()] + OTHER_BODIES
     pairs = [(model, "validation") for model in bodies]
     _, schemas = models_json_schema(pairs, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
     return {
@@ -58,7 +66,13 @@ def description(root: str) -> dict[str, Any]:
 
 
 def _paths() -> dict[str, Any]:
-    return {**_pictures(), **{path: {"post": _write(*what)} for path, what in JUDGEMENTS.items()}, **_upkeep()}
+    return {
+        **_pictures(),
+        **{path: {"post": _write(*what)} for path, what in JUDGEMENTS.items()},
+        **_upkeep(),
+        **_exchange(),
+        **_gates(),
+    }
 
 
 def _pictures() -> dict[str, Any]:
@@ -91,6 +105,33 @@ def _upkeep() -> dict[str, Any]:
     }
 
 
+def _exchange() -> dict[str, Any]:
+    taken = {name: {"type": "integer"} for name in ("pictures", "known", "judgements")} | {"report": {"type": "string"}}
+    answer = _json("What came in", {"type": "object", "required": list(taken), "properties": taken})
+    header = {"name": format_routes.HEADER, "in": "header", "required": True, "schema": {"type": "string"}}
+    fields = format_routes.ImportFields.model_json_schema()["properties"]
+    form = {
+        "type": "object",
+        "required": ["file"],
+        "properties": {**fields, "file": {"type": "string", "format": "binary"}},
+    }
+    body = {"required": True, "content": {"multipart/form-data": {"schema": form}}}
+    files = {"description": "The data set", "content": {"application/zip": {}, "application/vnd.apache.parquet": {}}}
+    return {
+        "/import": {"post": {**_operation("Take a data set in", answer, [header]), "requestBody": body}},
+        "/export": {"get": _operation("Give a data set out", files, _query(format_routes.ExportQuery))},
+    }
+
+
+def _gates() -> dict[str, Any]:
+    key = {"name": "key", "in": "path", "required": True, "schema": {"type": "string"}}
+    answer = _send("Answer a run that waits", gate_routes.GateBody, "Answered")
+    return {
+        "/gates": {"get": _read("Runs that wait for a person", "Gates", [])},
+        "/gates/{key}": {"post": {**answer, "parameters": [key, IDEMPOTENCY_KEY]}},
+    }
+
+
 def _operation(
     summary: str, answer: dict[str, Any], parameters: list[dict[str, Any]], status: str = "200"
 ) -> dict[str, Any]:
@@ -108,9 +149,8 @@ def _send(summary: str, model: type[BaseModel], answer: str) -> dict[str, Any]:
 
 
 def _write(summary: str, model: type[BaseModel]) -> dict[str, Any]:
-    key = {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "maxLength": 255}}
     answer = _json("Its id, once it is on disk", reference("Id"))
-    return {**_operation(summary, answer, [key], "201"), "requestBody": _body(model)}
+    return {**_operation(summary, answer, [IDEMPOTENCY_KEY], "201"), "requestBody": _body(model)}
 
 
 def _body(model: type[BaseModel]) -> dict[str, Any]:

@@ -100,5 +100,17 @@ ANSWERS: dict[str, Schema] = {
         reasons=listed(shape(file=TEXT, reason=TEXT)),
     ),
     "Settings": shape(interactions={"type": "boolean"}),
+    "Answered": shape(key=TEXT),
+    "Gates": shape(
+        gates=listed(
+            shape(
+                **{name: TEXT for name in ("key", "prompt_id", "node_id", "mode", "collection", "on_timeout")},
+                list_index=WHOLE,
+                images=listed(UUID_TEXT),
+                seconds_left={**MAYBE_NUMBER, "description": "null: waits without end"},
+                workflow_id=MAYBE_TEXT,
+            )
+        )
+    ),
     "Me": shape(team={"type": "boolean"}, rater=MAYBE_TEXT),
 }

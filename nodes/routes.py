@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from . import routes_history, routes_judgements, routes_pictures, routes_settings, routes_upkeep
+from . import (
+    format_routes,
+    gate_routes,
+    routes_history,
+    routes_judgements,
+    routes_pictures,
+    routes_settings,
+    routes_upkeep,
+)
 from .routes_answers import ROOT, THREADS, Store, answered
 from .team import DOOR, Door
 
-SUBJECTS = (routes_pictures, routes_judgements, routes_settings, routes_upkeep, routes_history)
+SUBJECTS = (
+    routes_pictures,
+    routes_judgements,
+    routes_settings,
+    routes_upkeep,
+    routes_history,
+    format_routes,
+    gate_routes,
+)
 
 
 def register() -> None:

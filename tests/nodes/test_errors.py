@@ -6,6 +6,8 @@ part (None), an any-type node's output, empty or impossible settings.
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -88,8 +90,34 @@ VALID: dict[str, tuple[str, dict[str, Any]]] = {
     "FeedbackLoadReward": ("rewards", {"name": "bright.safetensors"}),
     "FeedbackCombineRewards": ("rewards", {"rewards": lambda: {"reward0": brightness()}, "weights": "1"}),
     "FeedbackScoreImages": ("rewards", {"images": lambda: torch.zeros(2, 8, 8, 3), "reward": brightness}),
+    "FeedbackImport": (
+        "formats",
+        {"file": "mine.zip", "format": "find out", "collection": "imported", "rater": "imported"},
+    ),
+    "FeedbackExport": (
+        "formats",
+        {
+            "feedback": NOTHING_RATED,
+            "format": "imagefolder",
+            "name": "mine",
+            "pairs_from_stars": False,
+            "raters": "names",
+            "more_axes": "",
+        },
+    ),
     "FeedbackDataset": ("dataset", {"collection": "", "raters": "", "axis": "overall", "min_ratings": 1}),
     "FeedbackCapture": ("capture", {"images": lambda: torch.zeros(1, 8, 8, 3), "collection": "default"}),
+    "FeedbackGate": (
+        "gate",
+        {
+            "images": lambda: torch.zeros(1, 8, 8, 3),
+            "mode": "choose",
+            "timeout": 1,
+            "on_timeout": "skip",
+            "without_client": "skip",
+            "collection": "default",
+        },
+    ),
 }
 """Each node with inputs that work, or come as far as the error of an empty store. Functions are called for a value."""
 
@@ -147,10 +175,30 @@ CASES = [
     Case("FeedbackScoreImages", "no picture", "at least one picture", {"images": lambda: torch.zeros(0, 8, 8, 3)}),
     Case("FeedbackScoreImages", "picture for a reward", "no reward.*Connect", {"reward": lambda: torch.zeros(1)}),
     Case("FeedbackScoreImages", "reward without answers", "no number.*Look at its VAE", {"reward": NotANumber}),
+    Case("FeedbackImport", "file that is gone", "There is no data set.*choose it by its name"),
+    Case("FeedbackImport", "file outside", "There is no data set.*input folder", {"file": "../secret.zip"}),
+    Case("FeedbackExport", "nothing rated", "no feedback to export.*Rate some pictures"),
+    Case("FeedbackExport", "picture for feedback", "no feedback.*Connect", {"feedback": lambda: torch.zeros(1)}),
     Case("FeedbackDataset", "nothing rated", "Nothing was rated.*stars"),
     Case("FeedbackDataset", "collection that is not there", "no collection named .x.", {"collection": "x"}),
     Case("FeedbackCapture", "empty collection", "collection is empty.*Give it a name", {"collection": "  "}),
     Case("FeedbackCapture", "mask for pictures", "connect the IMAGE output", {"images": lambda: torch.zeros(8, 8)}),
+    Case("FeedbackGate", "empty collection", "collection is empty.*Give it a name", {"collection": "  "}),
+    Case("FeedbackGate", "mask for pictures", "connect the IMAGE output", {"images": lambda: torch.zeros(8, 8)}),
+    Case("FeedbackGate", "no picture", "no picture.*connect", {"images": lambda: torch.zeros(0, 8, 8, 3)}),
+    Case(
+        "FeedbackGate",
+        "too many to rank",
+        "65 pictures are too many.*at most 64",
+        {"mode": "rank", "images": lambda: torch.zeros(65, 8, 8, 3)},
+    ),
+    Case("FeedbackGate", "best without a reward", "needs a reward.*Connect one", {"on_timeout": "best by reward"}),
+    Case(
+        "FeedbackGate",
+        "picture for a reward",
+        "no reward.*Connect",
+        {"without_client": "best by reward", "reward": lambda: torch.zeros(1)},
+    ),
     Case(
         "FeedbackCapture",
         "latents of another batch",
@@ -177,7 +225,9 @@ def run(node: str, changed: dict[str, Any]) -> None:
     module, valid = VALID[node]
     [found] = [n for n in import_module(f"feedback_loop.nodes.{module}").NODES if n.define_schema().node_id == node]
     with torch.inference_mode():
-        found.execute(**{name: value(given) for name, given in (valid | changed).items()})
+        done = found.execute(**{name: value(given) for name, given in (valid | changed).items()})
+        if inspect.iscoroutine(done):
+            asyncio.run(done)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
