@@ -42,6 +42,8 @@ export class CaptureView {
     this.onChange = ({ detail }) => this.#showChange(detail.id);
     pictures.addEventListener("change", this.onChange);
     marks.addEventListener("change", this.onChange);
+    this.onForget = ({ detail }) => this.#show(this.#ids.filter((id) => id !== detail.id));
+    pictures.addEventListener("forget", this.onForget);
     // Somebody may have rated elsewhere while this page was in the background.
     this.onVisible = () => document.visibilityState === "visible" && this.refresh();
     document.addEventListener("visibilitychange", this.onVisible);
@@ -134,7 +136,7 @@ export class CaptureView {
       await pictures.need(this.#run);
       if (turn !== this.#loading) return;
       this.#next = next;
-      this.#show([...new Set([...this.#run, ...ids])]);
+      this.#show([...new Set([...this.#run.filter((id) => pictures.get(id)), ...ids])]);
     } catch (error) {
       complain("The pictures could not be listed", error);
     }
@@ -214,6 +216,7 @@ export class CaptureView {
 
   remove() {
     pictures.removeEventListener("change", this.onChange);
+    pictures.removeEventListener("forget", this.onForget);
     marks.removeEventListener("change", this.onChange);
     document.removeEventListener("visibilitychange", this.onVisible);
     for (const event of ["said", "undone"]) said.removeEventListener(event, this.onSaid);

@@ -25,6 +25,11 @@ const inWords = (rating) => {
   return starsInWords(starsOf(rating));
 };
 
+function nullIfGone(error) {
+  if (error.status === 404) return null;
+  throw error;
+}
+
 class Pictures extends EventTarget {
   #pictures = new Map();
   #queues = new Map();
@@ -62,10 +67,11 @@ class Pictures extends EventTarget {
     this.dispatchEvent(new CustomEvent("forget", { detail: { id } }));
   }
 
-  /** Makes sure that these pictures are known. */
+  /** Makes sure that these pictures are known; those that were deleted meanwhile stay unknown. */
   async need(ids) {
     const unknown = ids.filter((id) => !this.#pictures.has(id));
-    for (const item of await Promise.all(unknown.map(fetchImage))) this.#learn(item);
+    const found = await Promise.all(unknown.map((id) => fetchImage(id).catch(nullIfGone)));
+    this.learn(found.filter(Boolean));
   }
 
   /** Says that one picture alone is on show from now on (or none), so that it is known how long a rating took. */
