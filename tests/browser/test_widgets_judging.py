@@ -1,4 +1,4 @@
-"""Every way to judge that the capture node offers, by mouse and by keys, in both renderers; and what is stored of it."""
+"""Every way to judge that the capture node offers, by pointer and by keys, in both renderers; and what is stored."""
 
 from __future__ import annotations
 
