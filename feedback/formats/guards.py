@@ -36,7 +36,10 @@ def kind_of(path: Path) -> Kind:
     """What the file is, by its first bytes. Raises BadData for a pickle and for what no format here is made of."""
     with path.open("rb") as file:
         head = file.read(4096)
-    if head[:1] == b"\x80" and head[1:2] <= b"\x05" or head.lstrip()[:1] in (b"(", b"c") and b"\n" in head:
+        file.seek(max(0, path.stat().st_size - 1))
+        last = file.read(1)
+    numbered = head[:1] == b"\x80" and head[1:2] <= b"\x05"
+    if numbered or head[:1] in (b"(", b"c", b"}", b"]", b"l", b")") and last == b".":
         raise BadData(f"The file is refused: {PICKLE}.")
     if head.startswith(b"PAR1"):
         return "parquet"

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ..media import MAX_BYTES
-from ..records import MAX_TEXT
 from .bundle import BadData
 
 MAX_ROWS = 20_000_000
 ROWS_AT_ONCE = 256
 PICTURES_AT_ONCE = 8
 GROUP_BYTES = 128 * 2**20  # of pictures, before a row group is closed
+COPIED_BYTES = 64 * 2**20  # of rows that are taken out of a block at once
 MAX_TEXT_BYTES = 96 * 2**20  # a mask as base64 is as large as a picture
 
 
@@ -117,9 +117,13 @@ class Table:
         row = 0
         for group in range(self._file.num_row_groups):
             for batch in self.blocks(group, ROWS_AT_ONCE, columns):
-                for values in self._without_nanoseconds(batch).to_pylist():
-                    yield {**values, "": row}
-                    row += 1
+                batch = self._without_nanoseconds(batch)
+                longest = max((self._longest(column) for column in batch.columns), default=0)
+                step = max(1, COPIED_BYTES // max(1, longest))  # from here on each row has its own copy
+                for start in range(0, len(batch), step):
+                    for values in batch.slice(start, step).to_pylist():
+                        yield {**values, "": row}
+                        row += 1
 
     def _without_nanoseconds(self, batch: Any) -> Any:
         """Python's times have microseconds; Arrow refuses to cut off what is finer unless it is told to."""
@@ -134,27 +138,30 @@ class Table:
         """Record batches of a row group; a cell larger than any that is meant is refused before it is copied."""
         try:
             for batch in self._file.iter_batches(rows, [group], list(columns)):
-                for column in batch.columns:
-                    self._check_cells(column)
+                longest = max((self._longest(column) for column in batch.columns), default=0)
+                if longest > max(MAX_BYTES, MAX_TEXT_BYTES):
+                    raise BadData(f"A cell of the Parquet file has {longest} bytes; no picture or text is that large.")
                 yield batch
         except (self._pa.ArrowException, OSError) as error:
             raise BadData(f"The Parquet file is damaged: {str(error)[:200]}.") from error
 
-    def _check_cells(self, column: Any) -> None:
+    def _longest(self, column: Any) -> int:
+        """Bytes of the largest cell of text or of a picture, however deep it lies."""
         types, kind = self._pa.types, column.type
         if types.is_struct(kind):
-            for index in range(kind.num_fields):
-                self._check_cells(column.field(index))
-        elif types.is_list(kind) or types.is_large_list(kind):
-            self._check_cells(column.flatten())
-        elif types.is_dictionary(kind):
-            self._check_cells(column.dictionary)
-        elif types.is_binary(kind) or types.is_string(kind) or types.is_large_binary(kind):
-            import pyarrow.compute
+            return max((self._longest(column.field(index)) for index in range(kind.num_fields)), default=0)
+        if types.is_list(kind) or types.is_large_list(kind):
+            return self._longest(column.flatten())
+        if types.is_dictionary(kind):
+            return self._longest(column.dictionary)
+        if not any(
+            is_kind(kind)
+            for is_kind in (types.is_binary, types.is_string, types.is_large_binary, types.is_large_string)
+        ):
+            return 0
+        import pyarrow.compute
 
-            longest = pyarrow.compute.max(pyarrow.compute.binary_length(column)).as_py() or 0
-            if longest > max(MAX_BYTES, MAX_TEXT, MAX_TEXT_BYTES):
-                raise BadData(f"A cell of the Parquet file has {longest} bytes; no picture or text is that large.")
+        return pyarrow.compute.max(pyarrow.compute.binary_length(column)).as_py() or 0
 
     def picture(self, row: int, column: str) -> Callable[[], bytes]:
         """Reads the picture of a row when it is called; cheap in the order of rows."""

@@ -199,3 +199,29 @@ def test_a_parquet_file_whose_images_are_urls_is_refused_by_a_sentence(tmp_path:
     datasets.Dataset.from_dict({"image": ["https://example.com/a.png"], "text": ["x"]}).to_parquet(str(path))
     with pytest.raises(BadData, match="Nothing is fetched"), reading(path, "me"):
         pass
+
+
+def test_large_strings_and_large_binaries_are_read_like_small_ones(tmp_path: Path) -> None:
+    """Other writers, such as pandas and polars, choose Arrow's 64-bit types."""
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = pick_a_pic_rows(3)
+    wide = {"caption": pyarrow.large_string(), "jpg_0": pyarrow.large_binary(), "jpg_1": pyarrow.large_binary()}
+    table = pyarrow.table({name: pyarrow.array(column, wide.get(name)) for name, column in rows.items()})
+    pyarrow.parquet.write_table(table, tmp_path / "wide.parquet")
+    with reading(tmp_path / "wide.parquet", "me") as bundle:
+        assert len(bundle.of(Comparison)) == 3
+        assert decode(bundle.pictures["left-2"].read()).tobytes() == decode(rows["jpg_0"][2]).tobytes()
+
+
+def test_pictures_come_out_right_in_any_order_and_over_several_row_groups(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = pick_a_pic_rows(40)
+    pyarrow.parquet.write_table(pyarrow.table(rows), tmp_path / "groups.parquet", row_group_size=15)
+    with reading(tmp_path / "groups.parquet", "me") as bundle:
+        for n in [39, 0, 20, 3, 14, 15, 2, 38]:
+            assert bundle.pictures[f"right-{n}"].read() == rows["jpg_1"][n]
+            assert bundle.pictures[f"left-{n}"].read() == rows["jpg_0"][n]
