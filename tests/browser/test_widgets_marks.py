@@ -1,4 +1,4 @@
-"""The large view: marks on the picture and on words, tags, comments; by pointer and by keys; and what is stored of it."""
+"""The large view: marks on the picture and on words, tags, comments; by pointer and by keys; and what is stored."""
 
 from __future__ import annotations
 
