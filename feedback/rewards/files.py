@@ -49,11 +49,11 @@ def read_header(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})[HEADER])
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+    except (SafetensorError, KeyError, json.JSONDecodeError, RecursionError) as error:
         raise RewardError(
             f"{path.name} holds no reward of Feedback Loop. Choose a file that Save reward wrote."
         ) from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT or header.get("kind") not in KINDS:
+    if not isinstance(header, dict) or header.get("format") != FORMAT or str(header.get("kind")) not in KINDS:
         raise RewardError(f"{path.name} was written by another version of Feedback Loop: update the pack.")
     return header
 
@@ -68,5 +68,7 @@ def load_reward(path: Path, encoders: Sequence[Encoder] = ()) -> Reward:
         raise RewardError(f"{path.name} has weights that are no numbers: it is damaged; fit the reward again.")
     try:
         return KINDS[header["kind"]].from_state(tensors, header["settings"], encoders)
-    except (KeyError, TypeError, AttributeError) as error:
+    except RewardError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RewardError(f"{path.name} lacks part of its settings: it is damaged; save the reward again.") from error

@@ -18,13 +18,16 @@ from urllib.parse import urlsplit
 from feedback_loop.tests.comfy_host import JSON, ComfyServer
 from feedback_loop.tests.nodes.http_calls import API, captured, rating
 
+from . import files
+
 CANARY = f"canary {uuid.uuid4()}"
 """Stands in a file outside of every root; an answer that holds it has read what it must not."""
 
 OWN = ("base/user", "base/temp", "comfyui.log", "base/comfyui.db")
 """What the server may change, below its folder: ComfyUI's user folder, where ours is too, and its own files."""
 
-SENTENCE = re.compile(r"[A-Z'\"“].*[.\]]$", re.DOTALL)
+SENTENCE = re.compile(r"\S+ \S+.*[.\]]$", re.DOTALL)
+"""What is left of an exception that nobody expected has no full stop."""
 LEAKS = ("Traceback", 'File "', "site-packages", "root:x:", CANARY)
 
 
@@ -108,13 +111,26 @@ class Target:
 def _state(path: Path) -> str:
     if path.is_symlink():
         return f"link to {os.readlink(path)}"
-    return "folder" if path.is_dir() else hashlib.sha256(path.read_bytes()).hexdigest()
+    if not path.is_file():
+        return "folder" if path.is_dir() else "a pipe"
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def hostile_folders(folder: Path) -> None:
-    """A secret beside the server's base directory."""
-    (folder / "secret.txt").write_text(CANARY)
-    (folder / "secret.png").write_text(CANARY)
+    """A secret beside the server's base directory, and what strangers left inside of it: pictures, rewards, links."""
+    for name in ("secret.txt", "secret.png", "secret.safetensors"):
+        (folder / name).write_text(CANARY)
+    for place, made, named in (
+        ("output", files.PICTURES | files.STRANGE_PICTURES, str),
+        ("models/feedback_rewards", files.REWARDS, files.reward_file),
+    ):
+        (inside := folder / "base" / place).mkdir(parents=True)
+        for name, data in made.items():
+            (inside / named(name)).write_bytes(data())
+    (folder / "base/output/a link.png").symlink_to(folder / "secret.png")
+    (folder / "base/output/a linked folder").symlink_to(folder, target_is_directory=True)
+    (folder / "base/models/feedback_rewards" / files.reward_file("a link")).symlink_to(folder / "secret.safetensors")
+    os.mkfifo(folder / "base/output/a pipe.png")
 
 
 def judged_pictures(target: Target) -> Target:
