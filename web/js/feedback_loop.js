@@ -3,6 +3,7 @@ import { app } from "../../../scripts/app.js";
 import { CaptureView } from "./capture_view.js";
 import { element } from "./dom.js";
 import { commands, keybindings } from "./keys.js";
+import { addView, after } from "./node_view.js";
 import { settings } from "./settings.js";
 import { followZoom } from "./zoom.js";
 
@@ -19,39 +20,17 @@ function collectionOf(node) {
   return node.feedbackCollection ?? String(node.widgets.find((widget) => widget.name === "collection").value).trim();
 }
 
-// By node id, what the last removed node of that id showed.
-const left = new Map();
-
-/** Undo, like every loading, makes nodes anew under their old ids; the Vue renderer then goes on showing the element of
- * the node that is gone, so ours takes its place. */
-function replaceWhatWasLeft(node, view) {
-  const stale = left.get(node.id);
-  if (stale?.isConnected && !view.element.isConnected) stale.replaceWith(view.element);
-  left.delete(node.id);
-}
-
 function addCaptureView(node) {
   const mode = {
     get: () => node.properties[MODE],
     set: (value) => (node.properties[MODE] = value),
   };
   const view = new CaptureView(() => collectionOf(node), mode);
-  const options = { serialize: false, hideOnZoom: false, getMinHeight: () => MIN_HEIGHT };
-  const widget = node.addDOMWidget("pictures", "feedback_pictures", view.element, options);
-  widget.serialize = false; // It holds nothing: neither the prompt (options) nor the saved workflow has a value of it.
-  node.setSize([Math.max(node.size[0], NEW_NODE_SIZE[0]), Math.max(node.size[1], NEW_NODE_SIZE[1])]);
+  addView(node, view, { name: "pictures", type: "feedback_pictures", size: NEW_NODE_SIZE, minHeight: MIN_HEIGHT });
   listenToNode(node, view);
 }
 
 function listenToNode(node, view) {
-  const after = (object, method, react) => {
-    const original = object[method];
-    object[method] = function (...args) {
-      const result = original?.apply(this, args);
-      react(...args);
-      return result;
-    };
-  };
   const collection = node.widgets.find((widget) => widget.name === "collection");
   after(collection, "callback", () => {
     node.feedbackCollection = undefined;
@@ -64,11 +43,6 @@ function listenToNode(node, view) {
   after(node, "onConfigure", () => {
     view.setMode(node.properties[MODE]);
     view.refresh();
-  });
-  after(node, "onAdded", () => replaceWhatWasLeft(node, view));
-  after(node, "onRemoved", () => {
-    left.set(node.id, view.element);
-    view.remove();
   });
   view.refresh();
 }

@@ -1,0 +1,56 @@
+// The runs that wait for a person, as the server lists them. Nothing of a wait lives in this page: after a reload, or
+// in another tab, the same is asked, and what was answered elsewhere disappears.
+import { api } from "../../../scripts/api.js";
+import { answerOf, BASE, write } from "./feedback_api.js";
+import { currentRater } from "./settings.js";
+
+const EVENT = "feedback_loop.gates";
+const AGAIN = 5000; // ms, while something waits: catches up with what a broken connection lost
+
+class Gates extends EventTarget {
+  #gates = [];
+  #turn = 0;
+  #timer = null;
+
+  /** Begins to listen; called once, by the extension. */
+  start() {
+    const read = () => this.read();
+    for (const event of [EVENT, "reconnected"]) api.addEventListener(event, read);
+    document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && read());
+    read();
+  }
+
+  /** What waits, in the order in which it began; `until` is a time of performance.now(), or null. */
+  get all() {
+    return this.#gates;
+  }
+
+  async read() {
+    const turn = ++this.#turn;
+    clearTimeout(this.#timer);
+    try {
+      const { gates } = await answerOf(await api.fetchApi(`${BASE}/gates`));
+      if (turn !== this.#turn) return;
+      const now = performance.now();
+      const until = ({ seconds_left: left }) => (left === null ? null : now + left * 1000);
+      this.#gates = gates.map((gate) => ({ ...gate, until: until(gate) }));
+    } catch (error) {
+      if (turn !== this.#turn) return;
+      console.warn("Feedback Loop: what waits could not be read.", error.message);
+    }
+    if (this.#gates.length) this.#timer = setTimeout(() => this.read(), AGAIN);
+    this.dispatchEvent(new CustomEvent("change"));
+  }
+
+  /** Resolves once the answer is stored; rejects when another was faster, or time was up. */
+  async answer(gate, content) {
+    try {
+      await write("POST", `/gates/${encodeURIComponent(gate.key)}`, { rater: currentRater(), ...content });
+      this.#gates = this.#gates.filter(({ key }) => key !== gate.key);
+    } finally {
+      await this.read();
+    }
+  }
+}
+
+export const gates = new Gates();
