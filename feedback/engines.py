@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,13 +78,19 @@ def named(url: URL) -> str:
     return f"{url.username or ''}@{url.host or 'localhost'}:{url.port or 5432}/{url.database or ''}"
 
 
+def folder_of(url: URL) -> str:
+    """A name for files that belong to one database, the same whoever asks it."""
+    where = f"{url.host}:{url.port or 5432}/{url.database}"
+    return hashlib.sha256(where.encode()).hexdigest()[:16]
+
+
 def without_password(text: str, url: URL) -> str:
-    """`text` as it may be shown: neither the password in the URL nor one in its parameters is told."""
+    """The first line of `text` as it may be shown, without the password in the URL or one in its parameters."""
     passwords = [url.password, url.query.get("password"), url.query.get("sslpassword")]
     for password in passwords:
         if isinstance(password, str) and password:
             text = text.replace(password, "***")
-    return text.strip()
+    return text.strip().partition("\n")[0]
 
 
 def engine(url: URL, writes: bool, foreign_keys: bool = True) -> Engine:
@@ -171,15 +178,15 @@ def told(url: URL, done: str) -> Iterator[None]:
         yield
     except NoConnection as error:
         raise DatabaseUnusable(f"Too many ask for the feedback database {named(url)} at once; try again.") from error
-    except (IntegrityError, ProgrammingError) as error:
-        raise error  # a defect of ours, which no advice would mend
+    except (IntegrityError, ProgrammingError):
+        raise  # a defect of ours, which no advice would mend
     except DatabaseError as error:
         why = without_password(str(error.orig), url)
         if not is_file(url):
             if not _may_pass(error):
                 raise
             raise DatabaseUnreachable(
-                f"The feedback database {named(url)} can't be {done} now: {why}. See that the server runs."
+                f"The feedback database {named(url)} can't be {done} now ({why}). See that the server runs."
             ) from None  # the chain would show the whole connection
         if isinstance(error, OperationalError):
             raise DatabaseUnusable(

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import uuid
+from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import insert, select
@@ -27,10 +29,22 @@ REGION_FIELDS = ("image_id", "shape", "label", "severity", "comment")
 WORD_FIELDS = ("image_id", "word_index", "word", "label")
 
 
-def insert_rating(connection: Connection, rating: Rating) -> str:
+@dataclass(frozen=True)
+class Stamp:
+    """The id and the time of a judgement, given before it is written, so that writing it again is seen as the same."""
+
+    id: str
+    at: datetime
+
+    @staticmethod
+    def new() -> Stamp:
+        return Stamp(str(uuid.uuid4()), now())
+
+
+def insert_rating(connection: Connection, rating: Rating, stamp: Stamp | None = None) -> str:
     """Appends a rating, and the comment that came with it."""
     check_image(connection, rating.image_id)
-    id_, rater_id = _judge(connection, "rating", rating.rater)
+    id_, rater_id = _judge(connection, "rating", rating.rater, stamp)
     row = {name: getattr(rating, name) for name in RATING_FIELDS}
     connection.execute(insert(tables.rating).values(id=id_, **row))
     derived.refresh_rating(connection, rating.image_id, rating.axis, rater_id)
@@ -39,11 +53,11 @@ def insert_rating(connection: Connection, rating: Rating) -> str:
     return id_
 
 
-def insert_comparison(connection: Connection, comparison: Comparison) -> str:
+def insert_comparison(connection: Connection, comparison: Comparison, stamp: Stamp | None = None) -> str:
     """Appends a comparison."""
     check_image(connection, comparison.left)
     check_image(connection, comparison.right)
-    id_, rater_id = _judge(connection, "comparison", comparison.rater)
+    id_, rater_id = _judge(connection, "comparison", comparison.rater, stamp)
     about = (rater_id, comparison.axis, comparison.left, comparison.right)
     before = derived.agreement_on(connection, *about)
     row = {name: getattr(comparison, name) for name in COMPARISON_FIELDS}
@@ -54,11 +68,11 @@ def insert_comparison(connection: Connection, comparison: Comparison) -> str:
     return id_
 
 
-def insert_ranking(connection: Connection, ranking: Ranking) -> str:
+def insert_ranking(connection: Connection, ranking: Ranking, stamp: Stamp | None = None) -> str:
     """Appends a ranking."""
     for image_id in ranking.image_ids:
         check_image(connection, image_id)
-    id_, _ = _judge(connection, "ranking", ranking.rater)
+    id_, _ = _judge(connection, "ranking", ranking.rater, stamp)
     connection.execute(insert(tables.ranking).values(id=id_, axis=ranking.axis, lead_time=ranking.lead_time))
     entries = [
         {"ranking_id": id_, "place": place, "image_id": image_id} for place, image_id in enumerate(ranking.image_ids)
@@ -67,10 +81,10 @@ def insert_ranking(connection: Connection, ranking: Ranking) -> str:
     return id_
 
 
-def insert_region(connection: Connection, region: Region, mask: bytes | None) -> str:
+def insert_region(connection: Connection, region: Region, mask: bytes | None, stamp: Stamp | None = None) -> str:
     """Appends a marked place. mask: as it is to be kept, see `clean_mask`."""
     check_image(connection, region.image_id)
-    id_, _ = _judge(connection, "region", region.rater)
+    id_, _ = _judge(connection, "region", region.rater, stamp)
     row = {name: getattr(region, name) for name in REGION_FIELDS}
     geometry = json.dumps(region.geometry, allow_nan=False)
     connection.execute(insert(tables.region).values(id=id_, geometry=geometry, mask=mask, **row))
@@ -94,7 +108,7 @@ def clean_mask(region: Region, width: int, height: int) -> bytes | None:
     return media.encode_png(mask)
 
 
-def insert_word_mark(connection: Connection, mark: WordMark) -> str:
+def insert_word_mark(connection: Connection, mark: WordMark, stamp: Stamp | None = None) -> str:
     """Appends a marked word. Raises InvalidRecord unless it stands there in the prompt."""
     check_image(connection, mark.image_id)
     made = tables.generation
@@ -105,12 +119,12 @@ def insert_word_mark(connection: Connection, mark: WordMark) -> str:
             f"Word {mark.word_index} of the prompt, counted from 0, is not {mark.word[:60]!r}"
             + (f" but {words[mark.word_index][:60]!r}." if mark.word_index < len(words) else "; there is no such word.")
         )
-    id_, _ = _judge(connection, "word_mark", mark.rater)
+    id_, _ = _judge(connection, "word_mark", mark.rater, stamp)
     connection.execute(insert(tables.word_mark).values(id=id_, **{name: getattr(mark, name) for name in WORD_FIELDS}))
     return id_
 
 
-def insert_tag(connection: Connection, tag: Tag) -> str:
+def insert_tag(connection: Connection, tag: Tag, stamp: Stamp | None = None) -> str:
     """Appends a tag; the id of the one that is there if the rater put it on the picture before."""
     check_image(connection, tag.image_id)
     word = tag.tag.strip()
@@ -123,30 +137,30 @@ def insert_tag(connection: Connection, tag: Tag) -> str:
     )
     if (found := connection.execute(there).scalar()) is not None:
         return found
-    id_, _ = _judge(connection, "tag", tag.rater)
+    id_, _ = _judge(connection, "tag", tag.rater, stamp)
     connection.execute(insert(tables.tag).values(id=id_, image_id=tag.image_id, tag=word))
     return id_
 
 
-def insert_interaction(connection: Connection, done: Interaction) -> str:
+def insert_interaction(connection: Connection, done: Interaction, stamp: Stamp | None = None) -> str:
     """Appends what somebody did with a picture."""
     check_image(connection, done.image_id)
     if done.result_id is not None:
         check_image(connection, done.result_id)
-    id_, _ = _judge(connection, "interaction", done.rater)
+    id_, _ = _judge(connection, "interaction", done.rater, stamp)
     row = {"image_id": done.image_id, "result_id": done.result_id, "kind": done.kind}
     connection.execute(insert(tables.interaction).values(id=id_, **row))
     return id_
 
 
-def insert_comment(connection: Connection, comment: Comment) -> str:
+def insert_comment(connection: Connection, comment: Comment, stamp: Stamp | None = None) -> str:
     """Appends a comment."""
     check_image(connection, comment.image_id)
-    return _insert_comment(connection, comment, about=None)
+    return _insert_comment(connection, comment, about=None, stamp=stamp)
 
 
-def _insert_comment(connection: Connection, comment: Comment, about: str | None) -> str:
-    id_, _ = _judge(connection, "comment", comment.rater)
+def _insert_comment(connection: Connection, comment: Comment, about: str | None, stamp: Stamp | None = None) -> str:
+    id_, _ = _judge(connection, "comment", comment.rater, stamp)
     connection.execute(insert(tables.comment).values(id=id_, image_id=comment.image_id, about=about, text=comment.text))
     return id_
 
@@ -157,16 +171,18 @@ def check_image(connection: Connection, image_id: str) -> None:
         raise NotFound(f"There is no picture {image_id!r} in the feedback database.")
 
 
-def _judge(connection: Connection, kind: str, rater: str, supersedes: str | None = None) -> tuple[str, str]:
+def _judge(
+    connection: Connection, kind: str, rater: str, stamp: Stamp | None = None, supersedes: str | None = None
+) -> tuple[str, str]:
     """(id of the new judgement, id of the rater)."""
-    id_, rater_id = str(uuid.uuid4()), rater_named(connection, rater)
+    stamp, rater_id = stamp or Stamp.new(), rater_named(connection, rater)
     revision = next_revision(connection)
-    row = {"rater_id": rater_id, "supersedes": supersedes, "created_at": now(), "revision": revision}
-    connection.execute(insert(judgement).values(id=id_, kind=kind, **row))
+    row = {"rater_id": rater_id, "supersedes": supersedes, "created_at": stamp.at, "revision": revision}
+    connection.execute(insert(judgement).values(id=stamp.id, kind=kind, **row))
     derived.set_judged(connection, revision)
     if kind != "undo":
         derived.count_judgement(connection, rater_id, kind, 1)
-    return id_, rater_id
+    return stamp.id, rater_id
 
 
 def rater_named(connection: Connection, name: str) -> str:
@@ -180,7 +196,9 @@ def rater_named(connection: Connection, name: str) -> str:
     return found
 
 
-def insert_undo(connection: Connection, judgement_id: str, rater: str | None, clear: bool) -> str:
+def insert_undo(
+    connection: Connection, judgement_id: str, rater: str | None, clear: bool, stamp: Stamp | None = None
+) -> str:
     """Supersedes a judgement and the comment that came with it; see FeedbackStore.undo for `clear`."""
     name = tables.rater.c.name
     whose = select(judgement, name.label("rater")).join(tables.rater).where(judgement.c.id == judgement_id)
@@ -195,10 +213,10 @@ def insert_undo(connection: Connection, judgement_id: str, rater: str | None, cl
     earlier = _earlier_ratings(connection, found) if clear else []
     for other in [*connection.execute(also).scalars(), *earlier]:
         _supersede(connection, other, found.rater)
-    return _supersede(connection, judgement_id, found.rater)
+    return _supersede(connection, judgement_id, found.rater, stamp)
 
 
-def _supersede(connection: Connection, judgement_id: str, rater: str) -> str:
+def _supersede(connection: Connection, judgement_id: str, rater: str, stamp: Stamp | None = None) -> str:
     undo = connection.execute(select(judgement.c.id).where(judgement.c.supersedes == judgement_id)).scalar()
     if undo is not None:
         return undo
@@ -207,7 +225,7 @@ def _supersede(connection: Connection, judgement_id: str, rater: str) -> str:
     compared = connection.execute(select(pair).where(pair.c.id == judgement_id)).first()
     about = compared and (row.rater_id, compared.axis, compared.left_id, compared.right_id)
     before = derived.agreement_on(connection, *about) if about else None
-    undo, _ = _judge(connection, "undo", rater, judgement_id)
+    undo, _ = _judge(connection, "undo", rater, stamp, judgement_id)
     derived.count_judgement(connection, row.rater_id, row.kind, -1)
     if compared and about and before:
         derived.count_comparison(connection, about, compared.winner, -1, before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from . import (
     asked,
+    backups,
     counts,
     deletions,
     derived,
@@ -23,11 +25,15 @@ from . import (
     media,
     picking,
     queries,
+    said,
     tokens,
     writes,
 )
-from .database import Database
+from .database import Database, DatabaseUnreachable
+from .engines import folder_of, is_file
+from .judging import Stamp
 from .marks import Interaction, Marks, Ranking, Region, Tag, WordMark
+from .outbox import Outbox
 from .records import (
     MAX_NAME,
     Comment,
@@ -47,6 +53,7 @@ from .records import (
     checked_text,
 )
 from .results import Freed, ImageFilter, Pair, Policy, RaterReliability, Sort
+from .said import Record, Said, Undo
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -60,11 +67,18 @@ class FeedbackStore:
     """
 
     def __init__(self, url: str, media_dir: Path) -> None:
-        self._database = Database(url)
+        self._database = database = Database(url)
         self._media = media.Media(media_dir)
         self._latents = latents.Latents(Path(media_dir) / "latents")
         if self.read_only is None and not self._database.read(derived.is_current):
             self.rebuild()
+        outbox = Path(media_dir).parent / "outbox"
+        self._outbox = None if is_file(database.url) else Outbox(outbox / folder_of(database.url), database)
+
+    @property
+    def waiting(self) -> int:
+        """How many judgements wait on this machine's disk for a database server to come back."""
+        return 0 if self._outbox is None else self._outbox.waiting
 
     @property
     def read_only(self) -> str | None:
@@ -73,6 +87,8 @@ class FeedbackStore:
 
     def close(self) -> None:
         """Finishes what was asked to be written and lets go of the files."""
+        if self._outbox is not None:
+            self._outbox.close()
         self._database.close()
 
     # Pictures
@@ -199,7 +215,7 @@ class FeedbackStore:
 
     def add_rating(self, rating: Rating, key: RequestKey | None = None) -> str:
         """Appends a rating; the rater's latest that is not undone counts. Raises NotFound for an unknown picture."""
-        return self._write(lambda c: judging.insert_rating(c, rating), key)
+        return self._judge(rating, key)
 
     def add_ratings(self, ratings: Sequence[Rating]) -> list[str]:
         """Appends many ratings, all or none, in one transaction."""
@@ -207,40 +223,46 @@ class FeedbackStore:
 
     def add_comparison(self, comparison: Comparison, key: RequestKey | None = None) -> str:
         """Appends a comparison of two pictures. Raises NotFound for an unknown picture."""
-        return self._write(lambda c: judging.insert_comparison(c, comparison), key)
+        return self._judge(comparison, key)
 
     def add_ranking(self, ranking: Ranking, key: RequestKey | None = None) -> str:
         """Appends an order of pictures. Raises NotFound for an unknown picture."""
-        return self._write(lambda c: judging.insert_ranking(c, ranking), key)
+        return self._judge(ranking, key)
 
     def add_region(self, region: Region, key: RequestKey | None = None) -> str:
         """Appends a marked place. Raises NotFound for an unknown picture, InvalidRecord for a mask that doesn't fit."""
-        image = self.image(region.image_id)
-        mask = judging.clean_mask(region, image.width, image.height)
-        return self._write(lambda c: judging.insert_region(c, region, mask), key)
+        return self._judge(self._fitting(region), key)
+
+    def _fitting(self, region: Region) -> Region:
+        """With the mask as it is kept; while the database does not answer that is seen to later."""
+        try:
+            image = self.image(region.image_id)
+        except DatabaseUnreachable:
+            return region
+        return replace(region, mask=judging.clean_mask(region, image.width, image.height))
 
     def add_word_mark(self, mark: WordMark, key: RequestKey | None = None) -> str:
         """Appends a marked word. Raises NotFound for an unknown picture, InvalidRecord for a word not in its prompt."""
-        return self._write(lambda c: judging.insert_word_mark(c, mark), key)
+        return self._judge(mark, key)
 
     def add_tag(self, tag: Tag, key: RequestKey | None = None) -> str:
         """Appends a tag; the same tag by the same rater stays one. Raises NotFound for an unknown picture."""
-        return self._write(lambda c: judging.insert_tag(c, tag), key)
+        return self._judge(tag, key)
 
     def add_interaction(self, interaction: Interaction, key: RequestKey | None = None) -> str:
         """Appends what somebody did with a picture. Raises NotFound for an unknown picture."""
-        return self._write(lambda c: judging.insert_interaction(c, interaction), key)
+        return self._judge(interaction, key)
 
     def add_comment(self, comment: Comment, key: RequestKey | None = None) -> str:
         """Appends a comment on a picture. Raises NotFound for an unknown picture."""
-        return self._write(lambda c: judging.insert_comment(c, comment), key)
+        return self._judge(comment, key)
 
-    def add_judged(self, said: Sequence[full_records.Dated], key: RequestKey | None = None) -> str:
+    def add_judged(self, judged: Sequence[full_records.Dated], key: RequestKey | None = None) -> str:
         """Appends judgements of any kind with their times, all or none, in one transaction; returns the last one's id.
 
         Raises NotFound for an unknown picture, InvalidRecord for a mark that doesn't fit its picture.
         """
-        return self._write(lambda c: full_records.insert(c, said), key)
+        return self._write(lambda c: full_records.insert(c, judged), key)
 
     def undo(self, judgement_id: str, rater: str | None = None, clear: bool = False) -> str:
         """Takes a judgement back by a row that supersedes it; returns that row's id, the same one when asked again.
@@ -248,7 +270,7 @@ class FeedbackStore:
         rater: if given, must be the one who judged, else NotYours. clear: also takes back that rater's earlier ratings
         of the same picture on the same axis, which would count again otherwise. Raises NotFound; Conflict for an undo.
         """
-        return self._write(lambda c: judging.insert_undo(c, judgement_id, rater, clear))
+        return self._judge(Undo(judgement_id, rater, clear))
 
     # What follows from them
 
@@ -359,9 +381,23 @@ class FeedbackStore:
         """Whose token it is, or None."""
         return self._database.read(lambda c: tokens.rater_of_token(c, token))
 
+    def backup(self, target: Path) -> None:
+        """Makes a folder with the database and every picture as they are now, also while they are written to.
+
+        Raises FileExistsError if it is there, DatabaseUnusable on a server, which has means of its own.
+        """
+        backups.write(Path(target), self._media.root, self._database.back_up)
+
     def rebuild(self) -> None:
         """Counts anew what lists and counts are quick by; for a database that was written to by other means."""
         self._database.write(derived.rebuild)
 
     def _write(self, insert: Callable[[Connection], str], key: RequestKey | None = None) -> str:
         return self._database.write(lambda c: writes.once(c, key, insert))
+
+    def _judge(self, record: Record, key: RequestKey | None = None) -> str:
+        """Appends what one person said in one click, which is kept here while a server does not answer."""
+        what = Said(record, Stamp.new(), key)
+        if self._outbox is not None:
+            return self._outbox.write(what)
+        return self._database.write(lambda c: said.insert(c, what))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +17,7 @@ from feedback_loop.feedback.store import FeedbackStore
 
 from . import postgres
 
+WRITER = Path(__file__).with_name("writer_process.py")
 NUMBER = itertools.count()
 TEMPLATE = "feedback_template"
 
@@ -22,6 +25,12 @@ TEMPLATE = "feedback_template"
 def picture(seed: int = 0, size: int = 16, channels: int = 3) -> np.ndarray:
     """Noise (size, size + 3, channels), uint8: another seed, other pixels."""
     return np.random.default_rng(seed).integers(0, 256, (size, size + 3, channels), dtype=np.uint8)
+
+
+def writer(url: str, folder: Path, image: str, rater: str, count: int) -> subprocess.Popen[str]:
+    """A process that rates the picture `count` times, 0 for without end, and prints what was acknowledged."""
+    arguments = [url, str(folder / "media"), image, rater, str(count)]
+    return subprocess.Popen([sys.executable, str(WRITER), *arguments], stdout=subprocess.PIPE, text=True)
 
 
 @pytest.fixture(scope="session")

@@ -93,6 +93,9 @@ class Server:
         """immediate: as if the power failed; fast: connections are ended first."""
         self._run("pg_ctl", "-D", str(self._folder / "data"), "-m", mode, "-t", "300", "stop")
 
+    def runs(self) -> bool:
+        return (self._folder / "data" / "postmaster.pid").exists()
+
     def url(self, database: str = "postgres") -> str:
         from urllib.parse import quote
 
@@ -108,7 +111,7 @@ class Server:
 
     def close(self) -> None:
         try:
-            if (self._folder / "data" / "postmaster.pid").exists():
+            if self.runs():
                 self.stop()
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)

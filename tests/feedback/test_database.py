@@ -6,8 +6,6 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,9 +19,7 @@ from feedback_loop.feedback.database import Database, DatabaseReadOnly, Database
 from feedback_loop.feedback.records import Generation, NotFound, Rating
 from feedback_loop.feedback.store import FeedbackStore
 
-from .conftest import picture
-
-WRITER = Path(__file__).with_name("writer_process.py")
+from .conftest import picture, writer
 
 
 @pytest.fixture
@@ -35,11 +31,6 @@ def database_url(tmp_path: Path) -> str:
 @pytest.fixture
 def image(store: FeedbackStore) -> str:
     return store.add_image(picture(), Generation(), "c")
-
-
-def writer(folder: Path, image: str, rater: str, count: int) -> subprocess.Popen[str]:
-    arguments = [str(folder / "feedback.sqlite3"), str(folder / "media"), image, rater, str(count)]
-    return subprocess.Popen([sys.executable, str(WRITER), *arguments], stdout=subprocess.PIPE, text=True)
 
 
 def rating_ids(store: FeedbackStore) -> list[str]:
@@ -90,9 +81,11 @@ def test_a_reader_sees_all_of_a_transaction_or_nothing(store: FeedbackStore, ima
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
-def test_no_acknowledged_rating_is_lost_when_its_writer_is_killed(store: FeedbackStore, image: str, tmp_path: Path):
+def test_no_acknowledged_rating_is_lost_when_its_writer_is_killed(
+    store: FeedbackStore, image: str, database_url: str, tmp_path: Path
+):
     acknowledged: list[str] = []
-    processes = [writer(tmp_path, image, f"killed {turn}", 0) for turn in range(5)]
+    processes = [writer(database_url, tmp_path, image, f"killed {turn}", 0) for turn in range(5)]
     for process in processes:
         assert process.stdout is not None
         for _ in range(3):
@@ -107,8 +100,10 @@ def test_no_acknowledged_rating_is_lost_when_its_writer_is_killed(store: Feedbac
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-def test_processes_on_one_file_lose_nothing_and_double_nothing(store: FeedbackStore, image: str, tmp_path: Path):
-    processes = [writer(tmp_path, image, f"process {n}", 15) for n in range(2)]
+def test_processes_on_one_file_lose_nothing_and_double_nothing(
+    store: FeedbackStore, image: str, database_url: str, tmp_path: Path
+):
+    processes = [writer(database_url, tmp_path, image, f"process {n}", 15) for n in range(2)]
     mine = [store.add_rating(Rating(image, 1, f"here {n}")) for n in range(15)]
     theirs = [id_ for process in processes for id_ in process.communicate()[0].split()]
     assert len(theirs) == 30

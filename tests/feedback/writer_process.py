@@ -1,6 +1,6 @@
 """A process that rates one picture again and again, and prints each id once the store has acknowledged it.
 
-Started by tests, which kill it: `python writer_process.py DATABASE MEDIA IMAGE_ID RATER COUNT`.
+Started by tests, which kill it: `python writer_process.py DATABASE_URL MEDIA IMAGE_ID RATER COUNT`.
 """
 
 import importlib.util
@@ -21,7 +21,7 @@ from feedback_loop.feedback.store import FeedbackStore  # noqa: E402
 
 
 def main(database: str, media: str, image_id: str, rater: str, count: str) -> None:
-    store = FeedbackStore(f"sqlite:///{database}", Path(media))
+    store = FeedbackStore(database, Path(media))
     for number in itertools.islice(itertools.count(), int(count) or None):
         rating = Rating(image_id, number % 5 + 1, f"{rater} {number}")
         sys.stdout.write(store.add_rating(rating) + "\n")
