@@ -78,17 +78,24 @@ def back_up(store: FeedbackStore, folder: Path) -> Path:
     return target
 
 
-def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files in and below a folder; what vanishes meanwhile is left out."""
-    if not path.is_dir():
-        return path.stat().st_size if path.exists() else 0
+def size_of(path: Path, seen: set[tuple[int, int]] | None = None) -> int:
+    """Bytes of a file, or of all files in and below a folder; what vanishes meanwhile is left out.
+
+    A backup names pictures a second time, which takes no space: a file that is in `seen` is not counted again.
+    """
+    seen = set() if seen is None else seen
+    files = (
+        [path] if not path.is_dir() else (Path(parent, name) for parent, _, names in os.walk(path) for name in names)
+    )
     total = 0
-    for parent, _, names in os.walk(path):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(parent, name)).st_size
-            except FileNotFoundError:
-                continue
+    for file in files:
+        try:
+            found = file.lstat()
+        except FileNotFoundError:
+            continue
+        if (found.st_dev, found.st_ino) not in seen:
+            seen.add((found.st_dev, found.st_ino))
+            total += found.st_size
     return total
 
 
@@ -109,11 +116,11 @@ class Disk:
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    sizes = Counter({"pictures": 0, "database": 0, "backups": 0})
-    for path in folder.iterdir() if folder.is_dir() else ():
+    sizes, seen = Counter({"pictures": 0, "database": 0, "backups": 0}), set[tuple[int, int]]()
+    for path in sorted(folder.iterdir(), key=lambda path: path.name != "media") if folder.is_dir() else ():
         part = {"media": "pictures", "backups": "backups"}.get(path.name)
         name = part or ("backups" if path.suffix == ".backup" else "database" if "sqlite" in path.name else "other")
-        sizes[name] += size_of(path)
+        sizes[name] += size_of(path, seen)
     return dict(sizes)
 
 

@@ -187,6 +187,8 @@ def test_sizes_on_disk_are_sums_of_files(tmp_path: Path):
     assert routes_upkeep.size_of(tmp_path) == 15
     assert routes_upkeep.size_of(tmp_path / "a" / "one") == 10
     assert routes_upkeep.size_of(tmp_path / "gone") == 0
+    os.link(tmp_path / "a" / "one", tmp_path / "second name")
+    assert routes_upkeep.size_of(tmp_path) == 15, "a second name takes no space"
 
 
 def test_a_thumbnail_is_made_once(server, tmp_path: Path):

@@ -1,6 +1,7 @@
 // The pack's HTTP interface, as the browser uses it. Every write carries an Idempotency-Key, so that a write sent twice
 // because the connection broke is one judgement, not two.
 import { api } from "../../../scripts/api.js";
+import { send } from "./team.js";
 
 export const BASE = "/feedback_loop/v1";
 const MAX_PAGE = 500;
@@ -29,10 +30,10 @@ export async function write(method, path, body) {
   };
   let response;
   try {
-    response = await api.fetchApi(BASE + path, options);
+    response = await send(BASE + path, options);
   } catch {
     // fetch rejects only when the connection fails; the key makes the second attempt safe.
-    response = await api.fetchApi(BASE + path, options);
+    response = await send(BASE + path, options);
   }
   return answerOf(response);
 }
@@ -41,10 +42,10 @@ export async function write(method, path, body) {
 export async function fetchImages(collection, { cursor, limit }) {
   const query = new URLSearchParams({ collection, limit: Math.min(limit, MAX_PAGE) });
   if (cursor) query.set("cursor", cursor);
-  return answerOf(await api.fetchApi(`${BASE}/images?${query}`));
+  return answerOf(await send(`${BASE}/images?${query}`));
 }
 
-export const fetchImage = async (id) => answerOf(await api.fetchApi(`${BASE}/images/${encodeURIComponent(id)}`));
+export const fetchImage = async (id) => answerOf(await send(`${BASE}/images/${encodeURIComponent(id)}`));
 
 /** Takes my rating back, and with it those that it replaced: otherwise the one before it would count again. */
 export const clearRating = (id) => write("DELETE", `/judgements/${encodeURIComponent(id)}?clear=true`);

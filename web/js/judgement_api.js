@@ -1,7 +1,7 @@
 // What can be said of pictures, as the server takes it. Every call resolves with the id of the stored judgement.
 import { answerOf, BASE, write } from "./feedback_api.js";
-import { api } from "../../../scripts/api.js";
 import { currentRater } from "./settings.js";
+import { send } from "./team.js";
 
 export const AXIS = "overall";
 
@@ -24,7 +24,7 @@ export const POST = {
 /** Takes one judgement back; a rating that it replaced counts again. */
 export const takeBack = (id) => write("DELETE", `/judgements/${encodeURIComponent(id)}`);
 
-const get = async (path) => answerOf(await api.fetchApi(BASE + path));
+const get = async (path) => answerOf(await send(BASE + path));
 
 /** {regions, word_marks, tags, comments, comparisons, rankings} that count. */
 export const fetchMarks = (imageId) => get(`/images/${encodeURIComponent(imageId)}/marks`);

@@ -1,10 +1,10 @@
 // What the sidebar asks of the server beside ratings.
-import { api } from "../../../scripts/api.js";
 import { answerOf, BASE, write } from "./feedback_api.js";
+import { send } from "./team.js";
 
 async function get(path, asked = {}) {
   const said = Object.entries(asked).filter(([, value]) => value !== null && value !== undefined && value !== "");
-  return answerOf(await api.fetchApi(`${BASE}${path}?${new URLSearchParams(said)}`));
+  return answerOf(await send(`${BASE}${path}?${new URLSearchParams(said)}`));
 }
 
 /** {items, next} of the pictures that `filter` leaves; `next` is the cursor of the following page, or null. */
