@@ -65,7 +65,7 @@ class Sidebar:
     def rows_of(self, query: str, *values: str) -> list[tuple[Any, ...]]:
         """What a query says, straight from the database file."""
         path = self.server.base_directory / "user" / "__feedback_loop" / "feedback.sqlite3"
-        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        connection = sqlite3.connect(f"file:{path}?mode=ro", timeout=60, uri=True)
         try:
             return connection.execute(query, values).fetchall()
         finally:

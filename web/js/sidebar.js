@@ -27,8 +27,8 @@ const tab = {
 app.registerExtension({
   name: "FeedbackLoop.Sidebar",
   settings: interactionSettings,
-  async setup() {
+  setup() {
     app.extensionManager.registerSidebarTab(tab);
-    await startWatching();
+    startWatching();
   },
 });

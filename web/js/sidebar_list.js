@@ -43,6 +43,10 @@ export class PictureList {
     return this.#ids;
   }
 
+  get visibleIds() {
+    return [...this.#rows.values()].map((row) => row.id);
+  }
+
   get isComplete() {
     return this.#next === null;
   }

@@ -2,6 +2,7 @@
 import { api } from "../../../scripts/api.js";
 import { ComparePanel } from "./compare.js";
 import { element } from "./dom.js";
+import { fetchImage } from "./feedback_api.js";
 import { openFullView } from "./full_view.js";
 import { marks } from "./marks.js";
 import { pictures } from "./pictures.js";
@@ -101,7 +102,12 @@ export class SidebarView {
   #listen() {
     for (const event of ["said", "undone"]) said.addEventListener(event, () => this.#judged());
     marks.addEventListener("change", ({ detail }) => this.compare.showChange(detail.id));
+    document.addEventListener("visibilitychange", () => this.#comesBack());
     api.addEventListener("executed", ({ detail }) => detail?.output?.feedback_images && this.#captured());
+  }
+
+  #comesBack() {
+    if (document.visibilityState === "visible" && this.element.isConnected) this.opened();
   }
 
   /** New pictures: shown at once where the newest are looked at, else offered. */
@@ -115,8 +121,17 @@ export class SidebarView {
   /** Called whenever the panel comes into sight. */
   opened() {
     if (!this.list.ids.length || this.stale) this.restart();
+    else this.#readAgain();
     this.stale = false;
     this.showStats();
+  }
+
+  /** What is in sight may have been rated, or deleted, in another tab or by somebody else. */
+  async #readAgain() {
+    const ids = this.list.visibleIds;
+    const found = await Promise.allSettled(ids.map(fetchImage));
+    pictures.learn(found.filter(({ value }) => value).map(({ value }) => value));
+    for (const [index, { reason }] of found.entries()) if (reason?.status === 404) pictures.forget(ids[index]);
   }
 
   async refresh() {
