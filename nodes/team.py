@@ -1,7 +1,8 @@
 """Who sends a request, and how often: team mode and rate limits.
 
 Alone, anybody who reaches the port is believed to be the rater that they name. With FEEDBACK_LOOP_TEAM=1 every request
-carries a token of one rater, and that rater is who judges. Pictures themselves are the exception, because an <img>
+carries a token of one rater, and that rater is who judges; what others said can be deleted only by the keepers that
+FEEDBACK_LOOP_KEEPERS names. Pictures themselves are the exception, because an <img>
 sends no header: their random ids, which only members are told, take the token's place.
 """
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ..feedback.store import FeedbackStore
 
 TEAM = "FEEDBACK_LOOP_TEAM"
+KEEPERS = "FEEDBACK_LOOP_KEEPERS"
 RATER: Any = getattr(web, "RequestKey", lambda name, _: name)("feedback_loop_rater", str)  # older aiohttp takes text
 SENDERS = 10_000  # remembered at once; more than that, and those longest unseen are forgotten
 MAX_TOKEN = 200  # characters
@@ -45,6 +47,7 @@ WRITES = Limit(2000, 200)
 HEAVY = Limit(10, 1 / 6)
 """Backups, scans and the like, which take the disk for seconds."""
 
+KEPT = ("/prune", "/backup", "/settings")  # besides the deletion of pictures
 HEAVY_PATHS = ("/backup", "/prune", "/history/scan", "/import", "/export")
 
 
@@ -74,7 +77,7 @@ class Door:
     def __init__(self, store: Callable[[], FeedbackStore], threads: Executor, team: bool | None = None) -> None:
         self._store = store
         self._threads = threads
-        self.team = os.environ.get(TEAM) == "1" if team is None else team
+        self.team = os.environ.get(TEAM, "0") not in ("", "0") if team is None else team
         self._rates = {limit: Rates(limit) for limit in (READS, WRITES, HEAVY)}
 
     async def admit(self, request: web.Request) -> None:
@@ -87,6 +90,7 @@ class Door:
                 self._take(WRITES, address)
                 raise Refused(401, f"This token is not known, or was withdrawn. {ASK}", CHALLENGE)
             request[RATER] = rater
+            _check_keeper(request, rater)
         self._take(_limit_of(request), rater_of(request) or address)
 
     def _take(self, limit: Limit, sender: str) -> None:
@@ -106,6 +110,15 @@ def _limit_of(request: web.Request) -> Limit:
     if request.path.endswith(HEAVY_PATHS):
         return HEAVY
     return READS if request.method in ("GET", "HEAD") else WRITES
+
+
+def _check_keeper(request: web.Request, rater: str) -> None:
+    """Raises Refused where a member would delete, or decide for everybody, without being a keeper."""
+    deletes = request.method == "DELETE" and "/images/" in request.path
+    decides = request.method != "GET" and request.path.endswith(KEPT)
+    keepers = {name.strip() for name in os.environ.get(KEEPERS, "").split(",")}
+    if (deletes or decides) and rater not in keepers:
+        raise Refused(403, f"In a team only keepers may do this. Whoever runs this ComfyUI names them in {KEEPERS}.")
 
 
 def _token(request: web.Request) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from feedback_loop.nodes import team
+from feedback_loop.nodes.routes_answers import THREADS
 from feedback_loop.nodes.team import Limit, Rates
 
 from .http_calls import API, NO_ID, rating, raw
@@ -102,6 +103,28 @@ def test_without_a_token_that_is_known_nothing_is_told_and_nothing_taken(server,
         assert "token" in answer["error"]
         assert picture not in answer["error"]
     assert server.store.revision() == before
+
+
+KEPT = [("DELETE", "images/{}", None), ("POST", "prune", {}), ("PUT", "settings", {"interactions": False})]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), KEPT)
+def test_only_keepers_delete_what_others_said_and_decide_for_all(server, ann, bob, monkeypatch, method, path, body):
+    path = f"{API}/{path.format(server.picture(9))}"
+    status, answer = server.request(method, path, body, ann)
+    assert status == 403
+    assert team.KEEPERS in answer["error"]
+    monkeypatch.setenv(team.KEEPERS, "Zoe, Bob")
+    assert server.request(method, path, body, ann)[0] == 403
+    assert server.request(method, path, body, bob)[0] == 200
+
+
+@pytest.mark.parametrize(("value", "on"), [(None, False), ("", False), ("0", False), ("1", True), ("yes", True)])
+def test_team_mode_is_on_for_anything_that_does_not_say_off(monkeypatch, value, on):
+    monkeypatch.delenv(team.TEAM, raising=False)
+    if value is not None:
+        monkeypatch.setenv(team.TEAM, value)
+    assert team.Door(lambda: pytest.fail("not asked"), THREADS).team is on
 
 
 def test_a_refusal_names_the_scheme(server):

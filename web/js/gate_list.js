@@ -3,6 +3,7 @@
 import { api } from "../../../scripts/api.js";
 import { answerOf, BASE, write } from "./feedback_api.js";
 import { currentRater } from "./settings.js";
+import { send } from "./team.js";
 
 const EVENT = "feedback_loop.gates";
 const AGAIN = 5000; // ms, while something waits: catches up with what a broken connection lost
@@ -29,7 +30,7 @@ class Gates extends EventTarget {
     const turn = ++this.#turn;
     clearTimeout(this.#timer);
     try {
-      const { gates } = await answerOf(await api.fetchApi(`${BASE}/gates`));
+      const { gates } = await answerOf(await send(`${BASE}/gates`));
       if (turn !== this.#turn) return;
       const now = performance.now();
       const until = ({ seconds_left: left }) => (left === null ? null : now + left * 1000);
