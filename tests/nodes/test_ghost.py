@@ -60,5 +60,5 @@ def test_what_the_prompts_ask_for_stays(rows):
 
 
 def test_the_pictures_stay_as_different_from_each_other(rows):
-    plain, guided = (measure.diversity(row.features) for row in rows)
+    plain, guided = (row.numbers.diversity for row in rows)
     assert guided >= 0.85 * plain
