@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SKIP, FIRST, BEST, FAIL, WAIT = "skip", "first", "best by reward", "fail", "wait"
 OUTCOMES = [SKIP, FIRST, BEST, FAIL]
+DONE = {"choose": "chosen", "rank": "ranked", "approve": "approved", "reject": "rejected"}
 POLL = 0.1  # seconds between looks at the answer, the clock and ComfyUI's interrupt
 GRACE = 15.0  # seconds that a page takes at most to come back after a reload
 MAX_SEED = 2**64 - 1
@@ -49,7 +50,7 @@ def decided(question: Question, answer: Answer) -> Decision:
     place = question.image_ids.index
     places = tuple(place(id_) for id_ in answer.image_ids)
     masked = None if answer.masked is None else place(answer.masked)
-    how = f"{answer.action} by {answer.rater}"
+    how = f"{DONE[answer.action]} by {answer.rater}"
     return Decision(places, how, answer.mask, masked, answer.comment or "")
 
 
@@ -129,7 +130,7 @@ async def ask(key: GateKey, question: Question, patience: Patience) -> Answer | 
     try:
         announce()
         said = await wait(gate, patience)
-        why = "ended without an answer"
+        why = "went on without an answer"
         return said
     finally:
         # Also when the run is interrupted or ComfyUI cancels this task, neither of which is an Exception.

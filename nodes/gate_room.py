@@ -8,7 +8,7 @@ ROOM = WaitingRoom()
 """Empty whenever no run waits: what enters leaves in `finally`."""
 
 EVENT = "feedback_loop.gates"
-ASKED_WITHIN = 15.0  # seconds
+ASKED_WITHIN = 10.0  # seconds
 
 
 def announce() -> None:

@@ -113,7 +113,7 @@ def test_a_click_chooses_and_the_run_goes_on_with_it(gate: Gate) -> None:
     outputs = gate.end()
     assert (outputs["51"]["text"], outputs["52"]["text"]) == (["2"], ["the blue one"])
     assert len(gate.marks(2)["comparisons"]) == 3
-    expect(gate.element.get_by_text("The run went on: choose by me.")).to_be_visible()
+    expect(gate.element.get_by_text("The run went on: chosen by me.")).to_be_visible()
 
 
 def test_the_keyboard_alone_chooses_paints_comments_and_goes_on(gate: Gate) -> None:

@@ -122,7 +122,7 @@ def test_the_chosen_picture_goes_on_with_mask_comment_and_index(comfy_server, pi
     assert same(saved(comfy_server, entry), [pictures[1]])
     assert same(saved(comfy_server, entry, "9"), [np.repeat(painted[..., None], 3, -1)])
     assert (entry["outputs"]["6"]["text"], entry["outputs"]["7"]["text"]) == (["the left hand"], ["1"])
-    assert entry["outputs"]["4"]["feedback_gate"] == [{"images": [second], "how": "choose by ann"}]
+    assert entry["outputs"]["4"]["feedback_gate"] == [{"images": [second], "how": "chosen by ann"}]
     assert gates(comfy_server) == []
 
     (comparison,) = marks(comfy_server, first)["comparisons"]
@@ -236,7 +236,7 @@ def test_a_script_without_a_page_goes_on_by_its_policy_at_once(own_quiet_server,
 def own_quiet_server(comfy_server: ComfyServer) -> ComfyServer:
     """The shared one, once nobody has asked for its gates long enough to count as gone."""
     until(lambda: not running(comfy_server))
-    time.sleep(16)
+    time.sleep(10.5)
     return comfy_server
 
 
@@ -398,3 +398,22 @@ def test_a_key_under_which_nothing_waits_is_refused(comfy_server, key: str) -> N
     body = {"action": "reject", "images": [], "rater": "ann"}
     status, said = comfy_server.request("POST", f"{API}/gates/{quote(key, safe='')}", body)
     assert status == 404, said
+
+
+@pytest.mark.long
+def test_a_page_may_be_reloaded_and_one_that_stays_away_leaves_the_run_to_its_policy(comfy_server, pictures) -> None:
+    def waits(run: str) -> bool:
+        # Not by asking for the gates: whoever asks counts as somebody who can answer.
+        return any(job[1] == run for job in running(comfy_server))
+
+    time.sleep(10.5)
+    with page(comfy_server, "a tab"):
+        run = comfy_server.queue_prompt(asking(without_client="first", timeout=0), {"id": "a workflow"})
+        until(lambda: waits(run))
+    time.sleep(5)
+    with page(comfy_server, "a tab"):
+        time.sleep(15)
+        assert waits(run), "a reload is no reason to go on"
+    entry = comfy_server.wait(run)
+    assert same(saved(comfy_server, entry), pictures[:1])
+    assert entry["outputs"]["4"]["feedback_gate"][0]["how"] == "No page is open in which to answer: first"

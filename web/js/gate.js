@@ -7,7 +7,7 @@ import { GateView } from "./gate_view.js";
 import { addView, after } from "./node_view.js";
 
 const NODE = "FeedbackGate";
-const VIEW = { name: "question", type: "feedback_gate", size: [420, 620], minHeight: 260 };
+const VIEW = { name: "question", type: "feedback_gate", size: [420, 720], minHeight: 260 };
 
 const stylesheet = new URL("./gate.css", import.meta.url).href;
 document.head.append(element("link", { rel: "stylesheet", href: stylesheet }));

@@ -37,7 +37,9 @@ export class MaskPainter {
     const attributes = { className: "fl-stage", tabindex: 0, role: "group", "aria-label": LABEL, on };
     this.stage = element("div", attributes, this.image, this.canvas, this.cross);
     this.stage.style.setProperty("--fl-ratio", picture.width / picture.height);
-    this.element = element("div", { className: "fl-stage-room" }, this.stage);
+    const hint = element("p", { className: "fl-hint", text: "Paint with the pointer. Keys: arrows, Enter lowers the brush." });
+    const tools = element("div", { className: "fl-aside-row" }, hint, this.width);
+    this.element = element("div", { className: "fl-gate-mask" }, element("div", { className: "fl-stage-room" }, this.stage), tools);
   }
 
   focus() {

@@ -52,7 +52,7 @@ export class GateView {
     this.go = button("The run goes on with this (Enter on a picture)", () => this.#send());
     this.go.classList.add("fl-gate-go");
     this.none = button("Nothing goes on: what comes after this node does not run", () => this.#send("reject"));
-    this.mark = button("Paint over a part of the picture: it goes on as a mask", () => this.#toggleMask());
+    this.mark = button("Paint over a part of the picture that goes on (first): it leaves as a mask", () => this.#toggleMask());
     this.unmark = button("Paint the mask anew", () => this.#clearMask());
     const says = element("div", { className: "fl-bar" }, this.comment, this.mark, this.unmark);
     this.foot = element("div", { className: "fl-gate-foot" }, says, element("div", { className: "fl-bar" }, this.go, this.none));
@@ -123,7 +123,8 @@ export class GateView {
   #showIdle() {
     for (const part of [this.head, this.body, this.foot]) part.hidden = !this.#gate;
     this.note.hidden = Boolean(this.#gate);
-    this.note.textContent = this.#last ? `The run went on: ${this.#last.how}.` : IDLE;
+    const { how, images } = this.#last ?? {};
+    this.note.textContent = how ? `The run ${images.length ? "went on" : "ended here"}: ${how}.` : IDLE;
   }
 
   #showBody() {
@@ -182,8 +183,9 @@ export class GateView {
       this.mask = mask && { id, mask, painter: this.painter };
       this.painter = null;
     } else {
-      const id = this.mask?.id ?? this.choice.picked[0] ?? this.#gate.images[0];
-      this.painter = this.mask?.painter ?? new MaskPainter(id);
+      const id = this.choice.picked[0] ?? this.#gate.images[0];
+      if (!this.choice.has(id)) this.choice.pick(id);
+      this.painter = this.mask?.id === id ? this.mask.painter : new MaskPainter(id);
     }
     this.#showBody();
     this.#showChoice();
@@ -203,7 +205,8 @@ export class GateView {
     const content = { action, images: action === "reject" ? [] : this.choice.picked };
     const comment = this.comment.value.trim();
     if (comment) content.comment = comment;
-    if (this.mask) Object.assign(content, { mask: this.mask.mask, mask_of: this.mask.id });
+    // A mark on a picture that is not picked after all is none; on rejected ones it says what is wrong.
+    if (this.mask && (action === "reject" || this.choice.has(this.mask.id))) Object.assign(content, { mask: this.mask.mask, mask_of: this.mask.id });
     this.#busy(true);
     try {
       await gates.answer(this.#gate, content);

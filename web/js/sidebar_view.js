@@ -103,7 +103,9 @@ export class SidebarView {
     for (const event of ["said", "undone"]) said.addEventListener(event, () => this.#judged());
     marks.addEventListener("change", ({ detail }) => this.compare.showChange(detail.id));
     document.addEventListener("visibilitychange", () => this.#comesBack());
-    api.addEventListener("executed", ({ detail }) => detail?.output?.feedback_images && this.#captured());
+    api.addEventListener("executed", ({ detail }) => {
+      if (detail?.output?.feedback_images || detail?.output?.feedback_gate) this.#captured();
+    });
   }
 
   #comesBack() {
