@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
 from aiohttp import web
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from .request_models import Fraction, M, Name, Number, parsed
 from .request_rules import Refused
+
+
+def _dated(value: Any) -> Any:
+    """Without this, a number would be taken for seconds since 1970."""
+    if isinstance(value, str) and not re.match(r"\d{4}-\d\d-\d\d[T ]", value):
+        raise ValueError("a time looks like 2026-01-31T12:00:00Z")
+    return value
+
+
+Time = Annotated[AwareDatetime, BeforeValidator(_dated)]
 
 
 class Query(BaseModel):
@@ -30,8 +41,8 @@ class ImagesQuery(Query):
     axis: Name | None = None
     min_value: Fraction | None = None
     max_value: Fraction | None = None
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: Time | None = None
+    until: Time | None = None
     text: Name | None = None
     min_watermark: Number | None = None
     max_watermark: Number | None = None

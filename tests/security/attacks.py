@@ -166,7 +166,15 @@ QUERIES = {
         *("cursor=-1", "cursor=1%20OR%201=1", f"cursor={'9' * 4096}", "cursor=..%2f..", "collection="),
         *("collection=%00", f"collection={'x' * 4096}", "sort=id;DROP%20TABLE%20image", "sort=newest'--"),
         *("min_value=NaN", "min_value=1e999", "max_value=-1", "min_watermark=Infinity", "since=yesterday"),
-        *("since=2026-01-01", "since=99999-01-01T00:00:00Z", "rated=maybe", "text=%00", f"text={'x' * 4096}"),
+        *(
+            "since=2026-01-01",
+            "since=99999-01-01T00:00:00Z",
+            "since=0",
+            "until=0.5",
+            "rated=maybe",
+            "text=%00",
+            f"text={'x' * 4096}",
+        ),
         *("unknown=1", "__proto__=1", "image_id=../../etc/passwd"),
     ),
     "pairs/next": (
