@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sqlite3
 import sys
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .backups import DATABASE, MEDIA, keep_files
 from .checks import InvalidRecord, NotFound
 from .tables import VERSION_TABLE
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from .store import FeedbackStore
 
 PROGRAM = "python -m custom_nodes.feedback_loop"
-DATABASE = "feedback.sqlite3"
 URL = "FEEDBACK_LOOP_DATABASE_URL"
+ACTING = "SELECT count(*) FROM sqlite_master WHERE type IN ('trigger', 'view')"
 SIDECARS = ("-wal", "-shm", "-journal")
 
 
@@ -84,7 +84,7 @@ def _store(data: Path) -> FeedbackStore:
             f"There is no data folder {data}. Run this in ComfyUI's folder, once ComfyUI has run with the pack, or "
             "name the folder: --data FOLDER."
         )
-    return FeedbackStore(url or f"sqlite:///{data / DATABASE}", data / "media")
+    return FeedbackStore(url or f"sqlite:///{data / DATABASE}", data / MEDIA)
 
 
 def backups(data: Path) -> list[Path]:
@@ -106,9 +106,10 @@ def restored(data: Path, name: str) -> str:
     _copy(database, new)
     kept = _set_aside(current, data / f"feedback-replaced-{stamp}.backup")
     os.replace(new, current)
-    pictures = _bring_back(source / "media", data / "media") if source.is_dir() else 0
+    if source.is_dir():
+        keep_files(source / MEDIA, data / MEDIA)
     before = f" What was there before is kept as {kept.name}." if kept else ""
-    return f"The feedback is that of {source.name} again; {pictures} pictures came back with it.{before}"
+    return f"The feedback is that of {source.name} again.{before}"
 
 
 def _found(data: Path, name: str) -> Path:
@@ -123,10 +124,17 @@ def _check(database: Path) -> None:
     """Raises CommandError unless the file is a whole database of ours."""
     try:
         with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            connection.execute("PRAGMA trusted_schema=OFF")
             (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
-            connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()
+            connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()  # a constant of ours # nosec B608
+            (acting,) = connection.execute(ACTING).fetchone()
     except sqlite3.Error as error:
         raise CommandError(f"{database} is no backup of Feedback Loop: {error}. Nothing was changed.") from error
+    if acting:
+        raise CommandError(
+            f"{database} has triggers or views, which no database of ours has: it was made to do something of its own. "
+            "Nothing was changed."
+        )
     if found != "ok":
         raise CommandError(f"The backup {database} is damaged: {found}. Nothing was changed; take another.")
 
@@ -151,15 +159,3 @@ def _set_aside(current: Path, kept: Path) -> Path | None:
     for end in SIDECARS:  # a journal of the old file would be played into the new one
         current.with_name(current.name + end).unlink(missing_ok=True)
     return kept
-
-
-def _bring_back(source: Path, target: Path) -> int:
-    """Copies the pictures that were deleted since; returns how many."""
-    count = 0
-    for path in source.rglob("*.png") if source.is_dir() else ():
-        place = target / path.relative_to(source)
-        if not place.exists():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, place)
-            count += 1
-    return count
