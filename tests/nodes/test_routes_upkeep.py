@@ -11,6 +11,7 @@ import pytest
 
 from feedback_loop.feedback.records import ModelRun
 from feedback_loop.nodes import routes_upkeep
+from feedback_loop.nodes.compat import data_directory
 
 from .http_calls import API, NO_ID, rating, raw
 from .routes_host import RoutesServer, serving
@@ -135,6 +136,16 @@ def test_pruning_leaves_what_was_judged(server):
     assert ids(server, "") == [judged]
     assert server.post(f"{API}/prune", {}) == {"images": 0, "bytes": 0}
     assert server.request("POST", f"{API}/prune", {"all": True})[0] == 422
+
+
+def test_a_backup_lies_in_the_data_folder_under_a_name_that_nobody_chose(server):
+    server.picture()
+    status, first = server.request("POST", f"{API}/backup", {})
+    assert status == 200
+    assert (data_directory() / "backups" / first["name"]).exists()
+    assert first["bytes"] > 0
+    assert server.post(f"{API}/backup", {})["name"] != first["name"]
+    assert server.request("POST", f"{API}/backup", {"name": "../../x"})[0] == 422
 
 
 def test_backups_do_not_fill_the_disk_unasked(server, monkeypatch: pytest.MonkeyPatch):
