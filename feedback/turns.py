@@ -54,7 +54,7 @@ class Turns:
         return True
 
     def _passes(self, gate: int, until: float) -> bool:
-        assert fcntl is not None and self._file is not None
+        assert fcntl is not None and self._file is not None  # tells types, guards nothing # nosec B101
         while True:
             try:
                 fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, gate)
