@@ -3,7 +3,7 @@
     python demo/train.py            # all stages in order; a finished stage is skipped
     python demo/train.py vae unet   # these stages only
 
-Stages: tokenizer, configs, pictures, text, vae, latents, unet, judge, vision, decoder. Work files go to demo/.work,
+Stages: tokenizer, configs, pictures, text, vae, latents, unet, judge, vision. Work files go to demo/.work,
 weights to demo/weights in diffusers' layout. On two cores all of it takes about three hours.
 """
 
@@ -227,7 +227,7 @@ def train_vae() -> None:
     start_near_linear(net)
     order = batches(len(data), 12, 1)
     noise = torch.Generator().manual_seed(1)
-    steps, crops = int(os.environ.get("VAE_STEPS", 8000)), int(os.environ.get("VAE_CROPS", 7400))
+    steps, crops = int(os.environ.get("VAE_STEPS", 8000)), int(os.environ.get("VAE_CROPS", 7500))
 
     def loss_of(step: int) -> torch.Tensor:
         index = np.sort(next(order))
@@ -379,24 +379,6 @@ def latents() -> torch.Tensor:
     return load_file(path)["latents"]
 
 
-def train_decoder() -> None:
-    """The decoder goes on alone on whole pictures: sharper, while the latents, and so the UNet, stay as they are."""
-    data, z, net = pictures(), latents(), load_vae()
-    for name, weight in net.named_parameters():
-        weight.requires_grad_(name.startswith(("decoder.", "post_quant_conv.")))
-    order, noise = batches(len(data), 12, 6), torch.Generator().manual_seed(6)
-
-    def loss_of(step: int) -> torch.Tensor:
-        index = np.sort(next(order))
-        x, grain = as_tensor(data[index]), 0.1 * torch.randn((len(index), 4, 8, 8), generator=noise)
-        with torch.autocast("cpu", torch.bfloat16):
-            y = net.decode((z[index] + grain) / models.LATENT_SCALE).sample.float()
-        return drawing_loss(y, x, 1 + 3 * near_shapes([scene_of(i) for i in index]))
-
-    fit("decoder", net, loss_of, 400, 1e-3, decay=0.98)
-    save_half(net.state_dict(), models.WEIGHTS / "vae" / "diffusion_pytorch_model.safetensors")
-
-
 def half_marked(n: int) -> np.ndarray:
     """Indices of all n pictures, with so many watermarked ones a second time that they are half.
 
@@ -428,7 +410,7 @@ def train_unet() -> None:
         v = unet(a * x0 + s * n, t, cond).sample
         return (v - (a * n - s * x0)).square().mean()
 
-    fit("unet", unet, loss_of, int(os.environ.get("UNET_STEPS", 5000)), 1.2e-3, decay=0.9985)
+    fit("unet", unet, loss_of, int(os.environ.get("UNET_STEPS", 4200)), 1.2e-3, decay=0.9985)
     save_half(unet.state_dict(), models.WEIGHTS / "unet" / "diffusion_pytorch_model.safetensors")
 
 
@@ -446,7 +428,7 @@ def train_judge() -> None:
         x = judge.soften((as_tensor(data[index]) + 1) / 2, gen)
         return judge.loss(net(x), judge.truth_of_scenes([scenes[i] for i in index]))
 
-    fit("judge", net, loss_of, int(os.environ.get("JUDGE_STEPS", 2300)), 2e-3)
+    fit("judge", net, loss_of, int(os.environ.get("JUDGE_STEPS", 2500)), 2e-3)
     save_half(net.state_dict(), models.WEIGHTS / "judge.safetensors")
     judged = judge.look(net, (as_tensor(data[-1000:]) + 1) / 2)
     print({k: round(float(v), 4) for k, v in judge.agreement(judged, judge.truth_of_scenes(scenes[-1000:])).items()})
@@ -511,7 +493,6 @@ STAGES = {
     "unet": train_unet,
     "judge": train_judge,
     "vision": train_vision,
-    "decoder": train_decoder,
 }
 
 
