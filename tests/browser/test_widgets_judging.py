@@ -37,6 +37,10 @@ def test_a_thumb_is_a_rating_of_one_or_zero_and_the_same_thumb_again_clears(capt
     captured.expect_stored(lambda: captured.ratings(1), [])
     captured.press("u")  # Undo gives back what the last key cleared.
     captured.expect_stored(lambda: captured.ratings(1), [(0, 1)])
+    # The large view begins with the first picture that has none, and has thumbs too.
+    captured.view.get_by_role("button", name="Large").click()
+    captured.press("2")
+    captured.expect_stored(lambda: captured.ratings(0), [(1, 1)])
 
 
 def test_stars_and_thumbs_show_the_same_rating(captured: Captured) -> None:
@@ -71,9 +75,10 @@ def test_pictures_clicked_in_order_are_a_ranking_and_the_last_place_follows(capt
 
     captured.expect_stored(rankings, [order])
     expect(captured.card(2).get_by_role("button")).to_have_text("3Place 4")
-    # By keys alone: the order begins anew, two places are given and kept; the order before no longer counts.
+    # By keys alone: the order begins anew, a place is taken back before it is stored, two are given and kept; the order
+    # before no longer counts.
     captured.card(0).focus()
-    captured.press("ArrowRight", "Enter", "1")
+    captured.press("ArrowRight", "Enter", "4", "u", "1")
     expect(captured.card(1).get_by_role("button")).to_have_text("2Place 1")
     captured.view.get_by_role("button", name="Keep order").press("Enter")
     captured.expect_stored(rankings, [])

@@ -51,6 +51,8 @@ def test_a_click_marks_a_point_and_a_drag_a_box_in_fractions_of_the_picture(capt
     assert np.allclose(corners, [(0.5, 0.6), (0.75, 0.9)], atol=0.005)
     expect(captured.large.locator(".fl-mark-list li")).to_have_count(2)
     expect(captured.large.locator(".fl-shapes polygon")).to_have_count(1)
+    captured.press("ArrowRight")  # The pointer leaves the arrow keys to walking.
+    expect(captured.large.locator(".fl-count")).to_have_text("2 of 4")
 
 
 def test_the_brush_stores_a_grey_mask_of_the_pictures_size(captured: Captured) -> None:

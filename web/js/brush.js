@@ -80,6 +80,8 @@ export class MaskLayer {
     const [width, height] = this.#size;
     const { data } = this.stroke.getImageData(0, 0, width, height);
     this.stroke = null;
-    return base64(await greyPng(Uint8Array.from({ length: width * height }, (_, at) => data[at * 4]), width, height));
+    const grey = new Uint8Array(width * height);
+    for (let at = 0; at < grey.length; at += 1) grey[at] = data[at * 4];
+    return base64(await greyPng(grey, width, height));
   }
 }

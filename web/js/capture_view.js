@@ -92,9 +92,9 @@ export class CaptureView {
   }
 
   #panels() {
-    const shared = { open: (id) => this.open(id), undo: () => this.undo() };
-    const stars = (id, given) => this.#stored(pictures.rate(id, given), "The rating was not stored");
-    const thumb = (id, given) => this.#stored(pictures.thumb(id, given), "The rating was not stored");
+    const shared = { open: (id, part) => this.open(id, part), undo: () => this.undo() };
+    const stars = (id, given) => this.#stored(pictures.rate(id, given));
+    const thumb = (id, given) => this.#stored(pictures.thumb(id, given));
     const byNumber = (id, number) => number <= 2 && thumb(id, number === 1 ? -1 : 1);
     return {
       stars: () => this.#ratingGrid((id) => starsFor(id, stars), stars),
@@ -106,18 +106,18 @@ export class CaptureView {
   }
 
   #ratingGrid(judge, rate) {
-    const open = (id) => this.open(id, rate);
+    const open = (id) => this.open(id);
     const card = (id, focus) => new PictureCard(id, { open, focus }, judge(id));
     const undo = async () => this.panel.focus((await this.undo())?.ids[0]);
-    const actions = { zoom: open, accept: open, undo, comment: (id) => this.open(id, rate, "comment") };
+    const actions = { zoom: open, accept: open, undo, comment: (id) => this.open(id, "comment") };
     return Object.assign(new PictureGrid("Captured pictures", card, rate, actions), { judge });
   }
 
-  async #stored(writing, otherwise) {
+  async #stored(writing) {
     try {
       await writing;
     } catch (error) {
-      complain(otherwise, error);
+      complain("The rating was not stored", error);
     }
   }
 
@@ -134,6 +134,7 @@ export class CaptureView {
     try {
       const { ids, next } = await pictures.page(this.collection(), null, Math.max(PAGE, this.#ids.length));
       await pictures.need(this.#run);
+      for (const id of this.panel.ids) marks.glance(id, true);
       if (turn !== this.#loading) return;
       this.#next = next;
       this.#show([...new Set([...this.#run.filter((id) => pictures.get(id)), ...ids])]);
@@ -203,10 +204,10 @@ export class CaptureView {
     if (first) this.open(first);
   }
 
-  /** `part` names where the focus goes: "comment", or else the picture. */
-  open(startId, rate = (id, stars) => this.#stored(pictures.rate(id, stars), "The rating was not stored"), part = null) {
+  /** Where the pictures are not rated one by one, the large view has stars. `part`: "comment" begins there. */
+  open(startId, part) {
     openFullView(this.panel.ids, startId, {
-      rate,
+      rate: this.panel.rate ?? ((id, stars) => this.#stored(pictures.rate(id, stars))),
       part,
       judge: this.panel.judge,
       accept: this.panel.accept,

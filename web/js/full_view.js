@@ -50,6 +50,11 @@ class FullView {
 
   #layout() {
     const steps = [this.#stepButton(-1, "‹", "Previous picture"), this.#stepButton(1, "›", "Next picture")];
+    // A mark made by pointer leaves the focus with the view, so that the arrow keys still walk and don't move the cross.
+    this.stage.element.addEventListener("mousedown", (event) => {
+      event.preventDefault();
+      this.element.focus();
+    });
     const stage = element("div", { className: "fl-full-stage" }, steps[0], this.stage.element, steps[1]);
     const hint = element("p", { className: "fl-hint" }, this.count, element("span", { text: this.on.accept ? `Enter takes it · ${HINT}` : HINT }), this.status);
     const picture = element("div", { className: "fl-full-picture" }, stage, this.prompt, this.rating, hint);

@@ -21,7 +21,9 @@ function bigEndian(number) {
 }
 
 function chunk(type, data) {
-  const body = new Uint8Array([...new TextEncoder().encode(type), ...data]);
+  const body = new Uint8Array(data.length + 4);
+  body.set(new TextEncoder().encode(type));
+  body.set(data, 4);
   return [bigEndian(data.length), body, bigEndian(crcOf(body))];
 }
 

@@ -41,9 +41,9 @@ export class GroupView {
       pick: (_id, number) => this.group?.[number - 1] && this.choose(this.group[number - 1]),
       accept: (id) => this.choose(id),
       zoom: (id) => on.open(id),
-      comment: (id) => on.open(id, undefined, "comment"),
+      comment: (id) => on.open(id, "comment"),
       back: () => this.go(-1),
-      undo: () => this.#undo(),
+      undo: () => this.undo(),
     };
     this.grid = new PictureGrid("Pictures of one prompt", card, () => {}, actions);
     this.foot = element("div", { className: "fl-bar" }, this.hint);
@@ -53,7 +53,7 @@ export class GroupView {
   }
 
   /** What was taken back comes on show. */
-  async #undo() {
+  async undo() {
     const undone = await this.on.undo();
     if (undone) this.goTo(undone.ids[0]);
   }

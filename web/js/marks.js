@@ -46,10 +46,10 @@ class Marks extends EventTarget {
     this.#changed(id);
   }
 
-  /** Reads the marks of a picture that came into view, unless they are known; a few pictures at a time. */
-  glance(id) {
-    if (this.#known.has(id)) return;
-    this.#known.set(id, nothing());
+  /** Reads the marks of a picture that came into view, unless they are known or `again`; a few pictures at a time. */
+  glance(id, again = false) {
+    if ((this.#known.has(id) && !again) || this.#waiting.includes(id)) return;
+    this.#known.set(id, this.of(id));
     this.#waiting.push(id);
     if (this.#reading < READ_AT_ONCE) this.#readOn();
   }

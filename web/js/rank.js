@@ -62,6 +62,13 @@ export class Rank extends GroupView {
     }
   }
 
+  /** Places that are not stored yet are taken back one by one. */
+  undo() {
+    if (!this.#order.length) return super.undo();
+    this.#order.pop();
+    this.showGroup();
+  }
+
   async #startOver() {
     const before = rankingOf(this.group);
     this.#order = [];
