@@ -29,7 +29,8 @@ REPEATED = 0.075
 """The share of pairs that come back, where there are any."""
 
 SETTLED = 5  # so many of a rater's latest comparisons do not come back yet
-DRAWN = 40  # pictures looked at
+PLACES, RUN = 6, 4  # pictures looked at: so many in a row from each of so many random places
+DRAWN = PLACES * RUN
 OF_A_GROUP = 6  # pictures of the same prompt looked at beside each
 
 PRIOR_MEAN, PRIOR_VARIANCE = 0.5, 0.25**2
@@ -146,16 +147,21 @@ def _drawn(
     chance: np.random.Generator,
     count: int = DRAWN,
 ) -> list[str]:
-    """Up to `count` distinct pictures: each the next one after a random place, so that no table is read through."""
+    """Up to `count` distinct pictures, RUN in a row from each of some random places.
+
+    What was recorded together lies together, also on the disk, so this is quick, and such pictures are often of one
+    prompt, so that their comparison says more than one of apples and oranges.
+    """
     first = select(id_).select_from(table).where(*where).order_by(place)
     few = connection.execute(first.limit(count + 1)).scalars().all()
     if len(few) <= count:
         return list(few)
     ends = [select(end(place)).select_from(table).where(*where) for end in (func.min, func.max)]
     low, high = (connection.execute(end).scalar_one() for end in ends)
-    places = chance.integers(low, high + 1, count)
-    found = [connection.execute(first.where(place >= int(at)).limit(1)).scalar() for at in places]
-    return list(dict.fromkeys(one for one in found if one is not None))
+    found: list[str] = []
+    for at in chance.integers(low, high + 1, -(-count // RUN)):
+        found += connection.execute(first.where(place >= int(at)).limit(RUN)).scalars()
+    return list(dict.fromkeys(found))[:count]
 
 
 def _of_their_groups(
