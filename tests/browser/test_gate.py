@@ -91,6 +91,10 @@ def renderer(request: pytest.FixtureRequest, shared_comfy_page: Any) -> Any:
     return shared_comfy_page.set_vue_nodes(request.param)
 
 
+# What does not depend on how nodes are drawn is tried once.
+once = pytest.mark.parametrize("renderer", [False], ids=["classic"], indirect=True)
+
+
 @pytest.fixture
 def gate(renderer: Any) -> Iterator[Gate]:
     renderer.page.mouse.move(5, 500)
@@ -142,6 +146,7 @@ def test_the_keyboard_alone_chooses_paints_comments_and_goes_on(gate: Gate) -> N
     assert [one["text"] for one in gate.marks(1)["comments"]] == ["green 1 2 3"]
 
 
+@once
 def test_pictures_clicked_in_order_are_ranked(gate: Gate) -> None:
     gate.ask(3, mode="rank")
     expect(gate.button("Go on in this order")).to_be_disabled()
@@ -156,6 +161,7 @@ def test_pictures_clicked_in_order_are_ranked(gate: Gate) -> None:
     assert [one["image_ids"] for one in gate.marks(0)["rankings"]] == [[third, first, second]]
 
 
+@once
 def test_what_is_clicked_away_is_rejected_and_the_rest_approved(gate: Gate) -> None:
     gate.ask(3, mode="approve")
     gate.cards().nth(1).locator("img").click()
@@ -165,6 +171,7 @@ def test_what_is_clicked_away_is_rejected_and_the_rest_approved(gate: Gate) -> N
     assert outputs["50"]["feedback_gate"][0]["images"] == [first, third]
 
 
+@once
 def test_rejecting_lets_nothing_go_on(gate: Gate) -> None:
     gate.ask(1, mode="approve")
     gate.button("Reject").click()
@@ -189,6 +196,7 @@ def test_a_painted_part_leaves_the_node_as_a_mask(gate: Gate) -> None:
     assert (region["shape"], region["label"]) == ("mask", "marked")
 
 
+@once
 def test_after_a_reload_the_same_question_is_there_and_can_be_answered(gate: Gate) -> None:
     gate.ask()
     key = gate.asked["key"]
@@ -205,6 +213,7 @@ def test_after_a_reload_the_same_question_is_there_and_can_be_answered(gate: Gat
     expect(pill).to_be_hidden()
 
 
+@once
 def test_a_second_tab_shows_the_question_and_sees_it_answered_in_the_first(gate: Gate) -> None:
     gate.ask(2)
     second: Page = gate.page.context.new_page()
@@ -224,6 +233,7 @@ def test_a_second_tab_shows_the_question_and_sees_it_answered_in_the_first(gate:
         second.close()
 
 
+@once
 def test_several_runs_in_the_queue_are_asked_about_one_after_the_other(gate: Gate) -> None:
     gate.ask(2)
     gate.page.evaluate("() => window.app.queuePrompt(0, 1)")
@@ -249,6 +259,7 @@ def test_stopping_the_run_takes_the_question_away(gate: Gate) -> None:
     assert not gate.server.get("/queue")["queue_running"]
 
 
+@once
 def test_the_countdown_ends_with_the_outcome_that_it_stated(gate: Gate) -> None:
     gate.ask(2, timeout=4, on_timeout="first")
     expect(gate.element.locator(".fl-gate-time")).to_contain_text("then the first picture goes on")
@@ -256,6 +267,7 @@ def test_the_countdown_ends_with_the_outcome_that_it_stated(gate: Gate) -> None:
     expect(gate.element.get_by_text("Nobody answered within 4 seconds: first")).to_be_visible()
 
 
+@once
 def test_a_gate_inside_a_subgraph_is_asked_about_and_answered(gate: Gate) -> None:
     gate.ask(2, wait=False)
     gate.page.evaluate(
@@ -276,6 +288,7 @@ def test_a_gate_inside_a_subgraph_is_asked_about_and_answered(gate: Gate) -> Non
     assert gate.end()["51"]["text"] == ["1"]
 
 
+@once
 def test_an_answer_that_is_refused_says_why_and_leaves_the_question(gate: Gate) -> None:
     gate.ask(2)
     gate.page.route("**/gates/*", lambda route: route.fulfill(status=503, json={"error": "The disk is full."}))

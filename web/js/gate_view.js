@@ -184,7 +184,7 @@ export class GateView {
       this.painter = null;
     } else {
       const id = this.choice.picked[0] ?? this.#gate.images[0];
-      if (!this.choice.has(id)) this.choice.pick(id);
+      if (this.choice.mode === "choose") this.choice.pick(id);
       this.painter = this.mask?.id === id ? this.mask.painter : new MaskPainter(id);
     }
     this.#showBody();
