@@ -258,6 +258,17 @@ def test_deleting_a_picture_asks_first_and_takes_what_was_said_of_it(sidebar: Si
     assert sidebar.rows_of("SELECT raw FROM rating WHERE image_id = ?", doomed) == []
 
 
+def test_a_picture_can_be_used_in_the_graph(sidebar: Sidebar, three: list[str]) -> None:
+    sidebar.page.evaluate("() => app.graph.clear()")
+    sidebar.row(three[0]).click()
+    sidebar.page.keyboard.press("g")
+    loaded = """() => app.graph.nodes.filter((node) => node.type === 'LoadImage')
+        .map((node) => node.widgets.find((widget) => widget.name === 'image').value)"""
+    sidebar.comfy_page.poll(lambda: sidebar.page.evaluate(loaded) == [f"feedback_{three[0]}.png"], 30)
+    kept = sidebar.server.base_directory / "input" / f"feedback_{three[0]}.png"
+    assert kept.read_bytes()[:4] == b"\x89PNG"
+
+
 def test_the_open_workflow_is_queued_after_as_many_ratings_as_asked(sidebar: Sidebar, three: list[str]) -> None:
     prompt = {
         "1": {"class_type": "EmptyImage", "inputs": {"width": 16, "height": 16, "batch_size": 1, "color": 7}},
@@ -300,12 +311,18 @@ def test_pictures_of_the_output_folder_can_be_added_and_rated(sidebar: Sidebar) 
     sidebar.expect_stored(found, [(3, "me")])
 
 
-def test_the_store_says_what_it_takes_and_prunes_what_nobody_judged(sidebar: Sidebar, three: list[str]) -> None:
+def test_the_store_says_what_it_takes_backs_up_and_prunes_what_nobody_judged(
+    sidebar: Sidebar, three: list[str]
+) -> None:
     sidebar.star(three[2], 5).click()
     sidebar.expect_stored(three[2], [(5, "me")])
     sidebar.tab("Progress")
     expect(sidebar.element.locator(".fl-disk")).to_have_text(re.compile(r"\d pictures, [\d.,]+ (kB|MB) on disk"))
     expect(sidebar.element.locator(".fl-facts")).to_contain_text("none trained yet")
+    sidebar.page.get_by_role("button", name="Back up").click()
+    expect(sidebar.element.locator(".fl-command")).to_have_text(re.compile("restore feedback-"))
+    name = sidebar.element.locator(".fl-command").inner_text().split()[-1]
+    assert (sidebar.server.base_directory / "user" / "__feedback_loop" / "backups" / name).exists()
     sidebar.page.get_by_role("button", name="Prune…").click()
     sidebar.page.get_by_role("dialog").get_by_role("button", name="Delete").click()
     sidebar.tab("Pictures")
