@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, case, delete, func, insert, literal, select, update
+from sqlalchemy import and_, case, delete, func, insert, literal, select, text, update
 
 from . import derived_tables as derived
 from . import tables
 from .pairs import Agreement, agreement, prompt_key
-from .prompt_words import insert_words
+from .prompt_words import begin_anew, insert_words
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Select
 
-VERSION = 1
+VERSION = 2
 """Raised when the tables are to be made anew in every database that is opened."""
 
 COUNTED = "derived"  # the counter that says with which VERSION they were made
@@ -165,9 +165,7 @@ def _rebuild_ratings(connection: Connection) -> None:
 
 def _rebuild_pictures(connection: Connection) -> None:
     """The words and the group of every prompt, some pictures at a time."""
-    from sqlalchemy import text
-
-    connection.execute(text("DELETE FROM prompt_text"))
+    begin_anew(connection)
     rows = (
         select(image.c.id, image.c.revision, tables.generation.c.prompt)
         .join(tables.generation, tables.generation.c.image_id == image.c.id)

@@ -1,7 +1,8 @@
 """Words of prompts, to find pictures by: split here, so that both databases find the same, and indexed by each.
 
 SQLite keeps them in a full-text table, PostgreSQL in a TSVECTOR with a GIN index; the row's id is the revision of the
-picture, so that the newest come first without sorting.
+picture, so that the newest come first without sorting. SQLite would put all pictures together that have any word with a
+beginning before it gives the first, so there the words themselves are listed too, and asked for one by one.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 WORD = re.compile(r"[\u2e80-\u9fff\uac00-\ud7ff\uf900-\ufaff]|[^\W_\u2e80-\u9fff\uac00-\ud7ff\uf900-\ufaff]+")
 MAX_LETTERS = 100  # of a word; PostgreSQL takes 2 kB
 MAX_WORDS = 4000  # of a prompt
+ONE_BY_ONE = 100  # words with one beginning that are asked for one by one
+VOCABULARY = "prompt_text_words"
 
 prompt_text = Table("prompt_text", MetaData(), Column("rowid", BigInteger, primary_key=True))
 """As far as both databases agree on it; not part of the schema that is compared."""
@@ -40,8 +43,20 @@ def insert_words(connection: Connection, rows: Sequence[tuple[int, str | None]])
     else:
         statement = text("INSERT INTO prompt_text (rowid, words) VALUES (:revision, array_to_tsvector(:words))")
         values = [{"revision": revision, "words": some} for revision, some in found if some]
-    if values:
-        connection.execute(statement, values)
+    if not values:
+        return
+    connection.execute(statement, values)
+    if connection.dialect.name == "sqlite":
+        known = [{"word": word} for word in dict.fromkeys(word for _, some in found for word in some)]
+        connection.execute(text(f"INSERT OR IGNORE INTO {VOCABULARY} VALUES (:word)"), known)
+
+
+def begin_anew(connection: Connection) -> None:
+    """Forgets all prompts."""
+    connection.execute(text("DELETE FROM prompt_text"))
+    if connection.dialect.name == "sqlite":
+        connection.execute(text(f"CREATE TABLE IF NOT EXISTS {VOCABULARY} (word TEXT PRIMARY KEY) WITHOUT ROWID"))
+        connection.execute(text(f"DELETE FROM {VOCABULARY}"))  # a constant of ours # nosec B608
 
 
 def remove_words(connection: Connection, revision: int) -> None:
@@ -58,7 +73,18 @@ def with_words(connection: Connection, asked: str) -> Select[tuple[int]] | None:
 
 def _matches(connection: Connection, beginnings: Sequence[str]) -> ColumnElement[bool]:
     if connection.dialect.name == "sqlite":
-        query = " ".join(f'"{word}" *' for word in beginnings)
+        query = " AND ".join(_any_of(connection, beginning) for beginning in beginnings)
         return column("prompt_text").op("MATCH")(bindparam(None, query))
     query = " & ".join(f"'{word}':*" for word in beginnings)
     return column("words").op("@@")(text("to_tsquery('simple', :query)").bindparams(query=query))
+
+
+def _any_of(connection: Connection, beginning: str) -> str:
+    """The part of a full-text query for the words with a beginning. A word that no prompt has finds nothing."""
+    words = f"SELECT word FROM {VOCABULARY} WHERE word >= :first AND word < :last"  # a constant of ours # nosec B608
+    range_ = text(f"{words} LIMIT {ONE_BY_ONE + 1}")
+    between = {"first": beginning, "last": f"{beginning}\U0010ffff"}
+    known = list(connection.execute(range_, between).scalars()) or [beginning]
+    if len(known) > ONE_BY_ONE:
+        return f'"{beginning}" *'
+    return "(" + " OR ".join(f'"{word}"' for word in known) + ")"
