@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
@@ -25,20 +26,30 @@ if TYPE_CHECKING:
     from ..training.taste_report import TasteReport
 
 AT_ONCE = 16
+OVERALL = "overall"
 
 
 def learn_taste(
-    kept: FeedbackStore, feedback: Feedback, clip_vision: Any, caution: float
+    kept: FeedbackStore, feedback: Feedback, clip_vision: Any, caution: float, axis: str = "", tag: str = ""
 ) -> tuple[TasteReward, TasteReport, str]:
-    """The taste, its report, and the report in words. Raises TooFewJudgementsError, WrongConnectionError."""
-    from ..training.judgements import judgements
+    """The taste, its report, and the report in words. Raises TooFewJudgementsError, WrongConnectionError.
+
+    axis, tag: what to learn instead of what the feedback names. A tag is learned from pictures with it against those
+    that its users tagged or rated without it.
+    """
+    from ..training.judgements import check_tagged, judgements
     from ..training.taste import fit_taste
     from ..training.taste_report import describe
 
     if not isinstance(feedback, Feedback):
         raise WrongConnectionError("What is connected as feedback is no feedback. Connect Collect feedback.")
     encoder = encoder_from(clip_vision)
+    feedback = aimed(feedback, axis.strip(), tag.strip())
     rated, compared = kept.rated(feedback), kept.compared(feedback)
+    aim = "" if feedback.axis == OVERALL else f"Learned the axis “{feedback.axis}”.\n"
+    if feedback.tag is not None:
+        having, without = check_tagged(rated, feedback.tag)
+        aim = f"Learned the tag “{feedback.tag}”: {having} pictures have it, {without} were seen without it.\n"
     ids = dict.fromkeys([r.image_id for r in rated] + [side for c in compared for side in (c.left, c.right)])
     bar = comfy.utils.ProgressBar(100)
     vectors = embeddings(kept, list(ids), encoder, bar)
@@ -50,13 +61,23 @@ def learn_taste(
     said = "".join(sorted([r.rating_id for r in rated] + [c.comparison_id for c in compared]))
     if kept.read_only is None:
         kept.add_model_run(run_of(report, feedback, encoder, said))
-    return taste, report, describe(report)
+    return taste, report, aim + describe(report)
+
+
+def aimed(feedback: Feedback, axis: str, tag: str) -> Feedback:
+    """The query for another axis or for a tag, where one is named. Raises WrongConnectionError for both."""
+    if axis and tag:
+        raise WrongConnectionError("axis and tag are both given. Write one of them and leave the other empty.")
+    if axis:
+        return replace(feedback, axis=axis, tag=None)
+    return replace(feedback, tag=tag, kinds=tuple(dict.fromkeys((*feedback.kinds, "tag")))) if tag else feedback
 
 
 def run_of(report: TasteReport, feedback: Feedback, encoder: Encoder, said: str) -> ModelRun:
     """What the store notes of a fit: from which judgements, on which encoder, how good."""
     digest = hashlib.sha256(said.encode()).hexdigest()
-    settings = asdict(feedback) | {"encoder": encoder.id}
+    asked = {name: str(value) if isinstance(value, datetime) else value for name, value in asdict(feedback).items()}
+    settings = asked | {"encoder": encoder.id}
     return ModelRun("taste", "taste", feedback.revision, digest, settings, report.facts())
 
 

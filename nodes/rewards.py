@@ -45,6 +45,19 @@ class FeedbackTrainReward(io.ComfyNode):
                     "everywhere; 1 is wary of pictures unlike those that were rated.",
                     advanced=True,
                 ),
+                io.String.Input(
+                    "axis",
+                    default="",
+                    tooltip="Learn this axis instead of the one that Collect feedback names. Empty keeps that.",
+                    advanced=True,
+                ),
+                io.String.Input(
+                    "tag",
+                    default="",
+                    tooltip="Learn a tag instead of ratings: pictures with it against those that the same people "
+                    "tagged or rated without it. Empty learns ratings and comparisons.",
+                    advanced=True,
+                ),
             ],
             outputs=[
                 REWARD.Output("reward", tooltip="The taste: higher for pictures that are liked."),
@@ -55,8 +68,8 @@ class FeedbackTrainReward(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, feedback, clip_vision, caution=1.0) -> io.NodeOutput:
-        taste, report, text = learn_taste(store(), feedback, clip_vision, caution)
+    def execute(cls, feedback, clip_vision, caution=1.0, axis="", tag="") -> io.NodeOutput:
+        taste, report, text = learn_taste(store(), feedback, clip_vision, caution, axis, tag)
         rows: dict[str, tuple[float, float, float]] = {"this taste": report.held_out}
         if report.bound is not None:
             rows["best possible"] = (report.bound, report.bound, report.bound)

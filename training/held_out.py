@@ -58,6 +58,12 @@ def _choice_pairs(choices: Choices, u: Array, variance: Array) -> Pairs:
     return Pairs(choices.left, choices.right, 1 / (1 + np.exp(-shrunk)), choices.label)
 
 
+def _measured(stars: Stars) -> Array:
+    """(m,) the stars that accuracy is measured on: what people said, not what was concluded, unless that is all."""
+    given = stars.weights == 1
+    return given if given.any() else np.ones(len(stars), dtype=bool)
+
+
 @dataclass(frozen=True)
 class Held:
     likelihood: float
@@ -79,7 +85,8 @@ def held_out(z: Array, data: Judgements, fold: Array, start: Array, share: float
         likelihood += float(
             star_log_likelihood(u, stars, posterior.cuts).sum() + choice_log_likelihood(u, choices).sum()
         )
-        parts += [_star_pairs(stars, u, variance, posterior), _choice_pairs(choices, u, variance)]
+        said = data.stars.only(star_out & _measured(data.stars))
+        parts += [_star_pairs(said, u, variance, posterior), _choice_pairs(choices, u, variance)]
     joined = Pairs(*(np.concatenate([getattr(p, k) for p in parts]) for k in ("left", "right", "probability", "label")))
     return Held(likelihood, joined)
 

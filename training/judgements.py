@@ -13,7 +13,7 @@ from ..feedback.records import ComparedImages, RatedImage
 from .ordinal import MAX_LEVELS, Choices, Stars
 
 Array = np.ndarray
-FEWEST_STARS, FEWEST_CHOICES = 8, 8
+FEWEST_STARS, FEWEST_CHOICES, FEWEST_TAGGED = 8, 8, 4
 
 
 class TooFewJudgementsError(ValueError):
@@ -46,7 +46,7 @@ def _stars(rated: Sequence[RatedImage], place: Mapping[str, int], raters: dict[t
     value, level = np.array([r.value for r in rated]), np.zeros(len(rated), dtype=int)
     for one in np.unique(rater):
         level[rater == one] = _levels(value[rater == one])
-    return Stars(image, level, rater)
+    return Stars(image, level, rater, np.array([r.weight for r in rated], dtype=float))
 
 
 def _dislikes(
@@ -55,7 +55,24 @@ def _dislikes(
     """Both bad: each picture lies below a cut-point of its rater, of which nothing else is known."""
     bad = [(place[image], one.rater) for one in compared if one.winner == "both_bad" for image in (one.left, one.right)]
     rater = [raters.setdefault((name, "both bad"), len(raters)) for _, name in bad]
-    return Stars(np.array([i for i, _ in bad], dtype=int), np.zeros(len(bad), dtype=int), np.array(rater, dtype=int))
+    place_of, level = np.array([i for i, _ in bad], dtype=int), np.zeros(len(bad), dtype=int)
+    return Stars(place_of, level, np.array(rater, dtype=int), np.ones(len(bad)))
+
+
+def check_tagged(rated: Sequence[RatedImage], tag: str) -> tuple[int, int]:
+    """(pictures with the tag, pictures seen without it), as ratings of 1 and 0. Raises TooFewJudgementsError."""
+    having = {r.image_id for r in rated if r.value > 0.5}
+    without = {r.image_id for r in rated if r.value <= 0.5} - having
+    if not having:
+        raise TooFewJudgementsError(
+            f"No picture of this feedback has the tag “{tag}”; put it on some, or write another."
+        )
+    if min(len(having), len(without)) < FEWEST_TAGGED:
+        raise TooFewJudgementsError(
+            f"{len(having)} pictures have the tag “{tag}” and {len(without)} were tagged or rated without it, too few "
+            f"to learn the difference from: {FEWEST_TAGGED} of each are the least; 50 are better."
+        )
+    return len(having), len(without)
 
 
 def judgements(
@@ -75,7 +92,8 @@ def judgements(
     place = {image_id: i for i, image_id in enumerate(prompts)}
     raters: dict[tuple[Any, ...], int] = {}
     stars, bad = _stars(rated, place, raters), _dislikes(compared, place, raters)
-    stars = Stars(*(np.concatenate([getattr(s, k) for s in (stars, bad)]) for k in ("image", "level", "rater")))
+    columns = ("image", "level", "rater", "weight")
+    stars = Stars(*(np.concatenate([getattr(s, name) for s in (stars, bad)]) for name in columns))
     choices = Choices(
         np.array([place[one.left] for one in chosen], dtype=int),
         np.array([place[one.right] for one in chosen], dtype=int),

@@ -28,14 +28,23 @@ def log_expit(x: Array) -> Array:
 
 @dataclass(frozen=True)
 class Stars:
-    """Absolute judgements. image: row of the picture; level: 0..; rater: 0..; all (m,) integers."""
+    """Absolute judgements. image: row of the picture; level: 0..; rater: 0..; all (m,) integers.
+
+    weight: (m,) how many times each counts, None for once each.
+    """
 
     image: Array
     level: Array
     rater: Array
+    weight: Array | None = None
+
+    @property
+    def weights(self) -> Array:
+        return np.ones(len(self.image)) if self.weight is None else self.weight
 
     def only(self, keep: Array) -> Stars:
-        return Stars(self.image[keep], self.level[keep], self.rater[keep])
+        weight = None if self.weight is None else self.weight[keep]
+        return Stars(self.image[keep], self.level[keep], self.rater[keep], weight)
 
     def __len__(self) -> int:
         return len(self.image)
@@ -81,10 +90,10 @@ def _arrange(stars: Stars) -> _Cuts:
     upper, lower = np.full(len(stars), -1), np.full(len(stars), -1)
     for rater in np.unique(stars.rater):
         mine = stars.rater == rater
-        level = stars.level[mine]
+        level, weight = stars.level[mine], stars.weights[mine]
         top = max(1, int(level.max()))
-        below = np.array([(level <= k).sum() for k in range(top)])
-        share = (below + 0.5) / (len(level) + 1)
+        below = np.array([weight[level <= k].sum() for k in range(top)])
+        share = (below + 0.5) / (weight.sum() + 1)
         prior.append(1.2 * np.log(share / (1 - share)))  # 1.2: the utility spreads the logistic
         upper[mine] = np.where(level < top, at + level, -1)
         lower[mine] = np.where(level > 0, at + level - 1, -1)
@@ -114,7 +123,7 @@ def _star_terms(upper: Array, lower: Array) -> tuple[Array, Array, Array, Array]
 
 
 def star_log_likelihood(u: Array, stars: Stars, cuts: dict[int, Array]) -> Array:
-    """(m,) log p of each star under utilities u of all pictures; raters without cut-points are left out."""
+    """(m,) log p of each star, times its weight, under utilities u of all pictures; without raters of no cut-points."""
     known = np.isin(stars.rater, list(cuts))
     stars = stars.only(known)
     ends = {r: np.concatenate([[-np.inf], c, [np.inf]]) for r, c in cuts.items()}
@@ -124,7 +133,7 @@ def star_log_likelihood(u: Array, stars: Stars, cuts: dict[int, Array]) -> Array
         level = np.minimum(stars.level[mine], len(edge) - 2)
         distance = u[stars.image[mine]]
         out[mine] = _star_terms(edge[level + 1] - distance, edge[level] - distance)[0]
-    return out
+    return stars.weights * out
 
 
 def level_shares(u: Array, variance: Array, cuts: Array) -> Array:
@@ -148,7 +157,7 @@ def _objective(theta: Array, z: Array, difference: Array, stars: Stars, choices:
     if np.any(upper <= lower):
         return -np.inf
     gap = difference @ w
-    fit = _star_terms(upper, lower)[0].sum()
+    fit = stars.weights @ _star_terms(upper, lower)[0]
     fit += (choices.label * log_expit(gap) + (1 - choices.label) * log_expit(-gap)).sum()
     return float(fit - 0.5 * w @ w - 0.5 * ((c - cuts.prior) ** 2).sum() / CUT_SD**2)
 
@@ -160,14 +169,16 @@ def _select(index: Array, count: int) -> Array:
     return rows
 
 
-def _derivatives(theta: Array, z: Array, difference: Array, choices: Choices, cuts: _Cuts) -> tuple[Array, Array]:
+def _derivatives(
+    theta: Array, z: Array, difference: Array, stars: Stars, choices: Choices, cuts: _Cuts
+) -> tuple[Array, Array]:
     """Gradient and negative Hessian of `_objective`."""
     k, count = z.shape[1], len(cuts.prior)
     w, c = theta[:k], theta[k:]
     upper, lower = _ends(z @ w, c, cuts)
-    _, up, low, coupled = _star_terms(upper, lower)
+    up, low, coupled = (stars.weights * term for term in _star_terms(upper, lower)[1:])
     select_up, select_low = _select(cuts.upper, count), _select(cuts.lower, count)
-    curve_up, curve_low = (expit(end) * expit(-end) for end in (upper, lower))
+    curve_up, curve_low = (stars.weights * expit(end) * expit(-end) for end in (upper, lower))
     gap = difference @ w
     p = expit(gap)
     gradient_w = -z.T @ (up + low) + difference.T @ (choices.label - p) - w
@@ -192,7 +203,7 @@ def fit(z: Array, stars: Stars, choices: Choices, start: Array | None = None, st
     theta = np.concatenate([np.zeros(k) if start is None else start, cuts.prior])
     value = _objective(theta, rows, difference, stars, choices, cuts)
     for _ in range(steps):
-        gradient, hessian = _derivatives(theta, rows, difference, choices, cuts)
+        gradient, hessian = _derivatives(theta, rows, difference, stars, choices, cuts)
         step = np.linalg.solve(hessian, gradient)
         size = 1.0
         while (
@@ -202,7 +213,7 @@ def fit(z: Array, stars: Stars, choices: Choices, start: Array | None = None, st
         if size <= 1e-4 or tried - value < 1e-8:
             break
         theta, value = theta + size * step, tried
-    _, hessian = _derivatives(theta, rows, difference, choices, cuts)
+    _, hessian = _derivatives(theta, rows, difference, stars, choices, cuts)
     covariance = np.linalg.inv(hessian)[:k, :k]
     evidence = value - 0.5 * np.linalg.slogdet(hessian)[1] - len(cuts.prior) * np.log(CUT_SD)
     found = {rater: theta[k + a : k + b] for rater, (a, b) in cuts.start.items()}

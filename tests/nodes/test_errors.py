@@ -160,6 +160,8 @@ CASES = [
     Case("FeedbackTrainLora", "VAE of another model", "Connect the VAE", {"vae": lambda: tiny_models.vae(1, 16)}),
     Case("FeedbackTrainLora", "checkpoint without VAE", "no VAE.*Load VAE", {"vae": None}),
     Case("FeedbackTrainReward", "nothing rated", "too few.*give at least 8 ratings"),
+    Case("FeedbackTrainReward", "axis and a tag", "both given.*Write one", {"axis": "mood", "tag": "dark"}),
+    Case("FeedbackTrainReward", "tag that nobody used", "No picture.*has the tag.*put it on", {"tag": "dark"}),
     Case("FeedbackTrainReward", "no image encoder", "no image encoder.*Load CLIP Vision", {"clip_vision": None}),
     Case("FeedbackTrainReward", "picture for feedback", "no feedback.*Connect", {"feedback": lambda: torch.zeros(1)}),
     Case("FeedbackSaveReward", "name without letters", "no name for a file.*use letters", {"name": "../.."}),

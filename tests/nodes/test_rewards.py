@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from feedback_loop.feedback.marks import Tag
 from feedback_loop.feedback.records import Generation, Rating
 from feedback_loop.feedback.rewards.base import RewardError
 from feedback_loop.feedback.rewards.colour import ColourReward
@@ -104,6 +106,72 @@ def test_a_taste_is_learned_from_stars_and_likes_what_was_liked(kept: FeedbackSt
     scores = taste(levels).tolist()
     assert scores == sorted(scores) and scores[2] > scores[0] + 0.5
     assert "24 ratings" in report and plot.ndim == 4 and accuracy > 0.6
+
+
+def scores(reward: Any, levels: list[float]) -> list[float]:
+    pictures = np.stack([picture(level, 900 + n) for n, level in enumerate(levels)])
+    with torch.no_grad():
+        return reward(torch.from_numpy(pictures).movedim(-1, 1).float() / 255).tolist()
+
+
+def tag_by_brightness(kept: FeedbackStore, n: int = 24) -> None:
+    """The darker half has the tag "dark mood"; all were rated 3 stars, so that they were seen."""
+    for i in range(n):
+        level = 0.1 + 0.8 * ((7 * i) % n) / n
+        image = kept.add_image(picture(level, i), Generation(prompt=f"prompt {i // 4}", seed=str(i)), "tests")
+        kept.add_rating(Rating(image, 3, "ann"))
+        if level < 0.5:
+            kept.add_tag(Tag(image, "dark mood", "ann"))
+
+
+def test_a_tag_is_learned_from_pictures_with_it_against_those_seen_without_it(
+    kept: FeedbackStore, clip_vision: Any
+) -> None:
+    """Half of 24 pictures have it. The ratings are all equal, so nothing but the tag can have taught the reward."""
+    tag_by_brightness(kept)
+    unseen = kept.add_image(picture(0.9, 500), Generation(prompt="nobody saw it"), "tests")
+    reward, text, _, accuracy = learn(kept, clip_vision, tag=" dark mood ")
+    assert text.startswith("Learned the tag “dark mood”: 12 pictures have it, 12 were seen without it.")
+    dark, bright = scores(reward, [0.15, 0.85])
+    assert dark > bright and accuracy > 0.7
+    run = kept.latest_run("taste")
+    assert run is not None and run.settings["tag"] == "dark mood" and kept.image(unseen).ratings == ()
+
+
+def test_another_axis_than_that_of_the_feedback_can_be_learned(kept: FeedbackStore, clip_vision: Any) -> None:
+    """Overall the bright are liked, for their mood the dark: two rewards from one feedback that disagree."""
+    rate_by_brightness(kept)
+    for image in kept.images(limit=100).items:
+        kept.add_rating(Rating(image.id, 6 - image.ratings[0].raw, "ann", "mood"))
+    overall, mood = (learn(kept, clip_vision, axis=axis) for axis in ("", "mood"))
+    assert mood[1].startswith("Learned the axis “mood”.") and not overall[1].startswith("Learned the axis")
+    (dark, bright), (dark_mood, bright_mood) = (scores(made[0], [0.15, 0.85]) for made in (overall, mood))
+    assert bright > dark and dark_mood > bright_mood
+
+
+def test_a_tag_that_nobody_used_or_that_all_have_is_refused_by_a_sentence(
+    kept: FeedbackStore, clip_vision: Any
+) -> None:
+    tag_by_brightness(kept)
+    with pytest.raises(TooFewJudgementsError, match="No picture of this feedback has the tag “x”"):
+        learn(kept, clip_vision, tag="x")
+    for image in kept.images(limit=100).items:
+        kept.add_tag(Tag(image.id, "everything", "ann"))
+    with pytest.raises(TooFewJudgementsError, match="24 pictures have the tag “everything” and 0 were"):
+        learn(kept, clip_vision, tag="everything")
+    with pytest.raises(denoiser.WrongConnectionError, match="Write one of them"):
+        learn(kept, clip_vision, tag="x", axis="mood")
+
+
+def test_feedback_between_two_dates_can_be_learned_from_and_its_run_noted(
+    kept: FeedbackStore, clip_vision: Any
+) -> None:
+    rate_by_brightness(kept)
+    since = datetime.now(timezone.utc) - timedelta(days=1)
+    with torch.inference_mode():
+        rewards.FeedbackTrainReward.execute(feedback=kept.feedback(since=since), clip_vision=clip_vision)
+    run = kept.latest_run("taste")
+    assert run is not None and run.settings["since"] == str(since)
 
 
 def test_features_are_kept_in_the_store_and_not_made_twice(

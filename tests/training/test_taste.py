@@ -62,7 +62,8 @@ def correlation(reward: Any, features: np.ndarray, utility: np.ndarray) -> float
 def test_the_gradient_and_curvature_are_those_of_the_objective() -> None:
     """Central differences, h = 1e-5, of the log posterior in weights and cut-points together."""
     rng = np.random.default_rng(0)
-    z, stars = rng.normal(size=(30, 3)), starred(rng.normal(size=30), 0)
+    z, plain = rng.normal(size=(30, 3)), starred(rng.normal(size=30), 0)
+    stars = Stars(plain.image, plain.level, plain.rater, rng.uniform(0.2, 2, 30))
     choices = Choices(rng.integers(0, 15, 20), rng.integers(15, 30, 20), rng.choice([0, 0.5, 1], 20))
     cuts = ordinal._arrange(stars)
     difference = z[choices.left] - z[choices.right]
@@ -71,13 +72,13 @@ def test_the_gradient_and_curvature_are_those_of_the_objective() -> None:
     def value(at: np.ndarray) -> float:
         return ordinal._objective(at, z, difference, stars, choices, cuts)
 
-    gradient, hessian = ordinal._derivatives(theta, z, difference, choices, cuts)
+    gradient, hessian = ordinal._derivatives(theta, z, difference, stars, choices, cuts)
     step = 1e-5 * np.eye(len(theta))
     numeric = [(value(theta + h) - value(theta - h)) / 2e-5 for h in step]
     assert gradient == pytest.approx(numeric, rel=1e-5, abs=1e-6)
     slopes = [
-        (ordinal._derivatives(theta + h, z, difference, choices, cuts)[0]
-         - ordinal._derivatives(theta - h, z, difference, choices, cuts)[0]) / 2e-5
+        (ordinal._derivatives(theta + h, z, difference, stars, choices, cuts)[0]
+         - ordinal._derivatives(theta - h, z, difference, stars, choices, cuts)[0]) / 2e-5
         for h in step
     ]  # fmt: skip
     assert hessian == pytest.approx(-np.array(slopes), rel=1e-5, abs=1e-5)
@@ -274,3 +275,41 @@ def test_too_little_or_uniform_feedback_is_refused_by_a_sentence() -> None:
         judgements([rated("a", 3), rated("b", 4)], [], vectors("a", "b"))
     with pytest.raises(TooFewJudgementsError, match="All ratings are the same"):
         judgements([rated(n, 4) for n in "abcdefgh"], [], vectors(*"abcdefgh"))
+
+
+def test_a_star_of_weight_two_is_the_same_star_twice_and_one_of_weight_nought_is_none() -> None:
+    """The likelihood of a star stands in the sum as often as its weight says."""
+    features, utility = world(30, seed=11, width=5)
+    stars = starred(utility, 11)
+    twice = Stars(*(np.concatenate([column, column[:10]]) for column in (stars.image, stars.level, stars.rater)))
+    weighted = Stars(stars.image, stars.level, stars.rater, np.where(np.arange(30) < 10, 2.0, 1.0))
+    assert ordinal.fit(features, weighted, NO_CHOICES).mean == pytest.approx(
+        ordinal.fit(features, twice, NO_CHOICES).mean, abs=1e-6
+    )
+    without = stars.only(np.arange(30) >= 10)
+    assert without.level.max() == stars.level.max(), "both have the same cut-points"
+    muted = Stars(stars.image, stars.level, stars.rater, np.where(np.arange(30) < 10, 0.0, 1.0))
+    assert ordinal.fit(features, muted, NO_CHOICES).mean == pytest.approx(
+        ordinal.fit(features, without, NO_CHOICES).mean, abs=1e-6
+    )
+    ones = Stars(stars.image, stars.level, stars.rater, np.ones(30))
+    assert (ordinal.fit(features, ones, NO_CHOICES).mean == ordinal.fit(features, stars, NO_CHOICES).mean).all()
+
+
+def test_what_was_only_concluded_weighs_less_and_is_not_what_accuracy_is_measured_on() -> None:
+    """Interactions that say the opposite of the stars at weight .1 hardly move the taste; at weight 1 they ruin it."""
+    features, utility = world(200, seed=12)
+    stars, against = starred(utility, 12), starred(-utility, 13, rater=1)
+
+    def mixed(weight: float) -> Judgements:
+        columns = [
+            np.concatenate(pair) for pair in zip(*((s.image, s.level, s.rater) for s in (stars, against)), strict=True)
+        ]
+        weights = np.repeat([1.0, weight], 200)
+        return Judgements(features, prompts(200), Stars(*columns, weights), NO_CHOICES)
+
+    fresh, truth = world(1000, seed=14)
+    (light, report), (heavy, _) = (fit_taste(mixed(weight), Features()) for weight in (0.1, 1.0))
+    _, alone_report = fit_taste(Judgements(features, prompts(200), stars, NO_CHOICES), Features())
+    assert correlation(light, fresh, truth) > 0.85 > correlation(heavy, fresh, truth)
+    assert report.held_out_pairs == alone_report.held_out_pairs
