@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .checks import InvalidRecord
+
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Engine
 
@@ -171,13 +173,15 @@ def is_whole(connection: Connection) -> bool:
 @contextmanager
 def told(url: URL, done: str) -> Iterator[None]:
     """Says in sentences what a database says in a word: a full disk, a lock never given up, a lost file or server."""
-    from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError, ProgrammingError
+    from sqlalchemy.exc import DatabaseError, DataError, IntegrityError, OperationalError, ProgrammingError
     from sqlalchemy.exc import TimeoutError as NoConnection
 
     try:
         yield
     except NoConnection as error:
         raise DatabaseUnusable(f"Too many ask for the feedback database {named(url)} at once; try again.") from error
+    except (DataError, UnicodeEncodeError) as error:  # NUL and surrogates, which the two databases take differently
+        raise InvalidRecord("A text holds a NUL or half of a surrogate pair, or a number is too large.") from error
     except (IntegrityError, ProgrammingError):
         raise  # a defect of ours, which no advice would mend
     except DatabaseError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from datetime import datetime, timezone
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from .engines import DatabaseUnusable, engine, is_file, named, restore, without_password
 from .tables import VERSION_TABLE
+from .turns import Turns
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection
@@ -24,7 +26,10 @@ def bring_up_to_date(url: URL, migrations: Path = MIGRATIONS) -> str | None:
     if found is not None:
         return found
     writer = engine(url, writes=True, foreign_keys=False)
+    turns = Turns(Path(str(url.database))) if is_file(url) else None
     try:
+        if turns is not None:
+            turns.take()  # or else a process that writes without pause would keep this one waiting
         with writer.begin() as connection:
             return _migrate(connection, url, migrations)
     except DatabaseError as error:
@@ -33,17 +38,18 @@ def bring_up_to_date(url: URL, migrations: Path = MIGRATIONS) -> str | None:
         raise DatabaseUnusable(f"The feedback database {named(url)} can't be opened: {why}. {advice}") from None
     finally:
         writer.dispose()
+        if turns is not None:
+            turns.end()
+            turns.close()
 
 
 def read_only_file(url: URL) -> str | None:
     """Why the file can only be read, where that is so: on a read-only disk, or without the right to write."""
-    import os
-
     if not is_file(url):
         return None
     path = Path(str(url.database))
     what = path if path.exists() else path.parent
-    if os.access(what, os.W_OK) and os.access(path.parent, os.W_OK):
+    if _writable(what) and _writable(path.parent):
         return None
     if not path.exists():
         raise DatabaseUnusable(
@@ -54,6 +60,10 @@ def read_only_file(url: URL) -> str | None:
         f"The feedback database {path} or its folder may not be written to, so it is opened for reading only. Make "
         "both writable and restart ComfyUI."
     )
+
+
+def _writable(path: Path) -> bool:
+    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _migrate(connection: Connection, url: URL, migrations: Path) -> str | None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,10 +30,47 @@ def picture(seed: int = 0, size: int = 16, channels: int = 3) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (size, size + 3, channels), dtype=np.uint8)
 
 
-def writer(url: str, folder: Path, image: str, rater: str, count: int) -> subprocess.Popen[str]:
+def writer(url: str, folder: Path, image: str, rater: str, count: int, **environment: str) -> subprocess.Popen[str]:
     """A process that rates the picture `count` times, 0 for without end, and prints what was acknowledged."""
-    arguments = [url, str(folder / "media"), image, rater, str(count)]
-    return subprocess.Popen([sys.executable, str(WRITER), *arguments], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, str(WRITER), url, str(folder / "media"), image, rater, str(count)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment})
+
+
+class Writers:
+    """Processes that rate one picture without end, quickly started by one that has imported everything."""
+
+    def __init__(self, url: str, folder: Path, image: str) -> None:
+        command = [sys.executable, str(WRITER), "fork", url, str(folder / "media"), image]
+        self._folder = folder
+        self._parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def killed(self, rater: str, after: int) -> list[str]:
+        """What a process had acknowledged when it was killed, which it is after `after` times or a little later."""
+        assert self._parent.stdin is not None and self._parent.stdout is not None
+        file = self._folder / f"{rater}.txt"
+        self._parent.stdin.write(f"{rater} 0 {file}\n")
+        self._parent.stdin.flush()
+        pid = int(self._parent.stdout.readline())
+        while not file.exists() or file.read_text().count("\n") < after:
+            assert _runs(pid), "the writer ended by itself"
+            time.sleep(0.005)
+        os.kill(pid, signal.SIGKILL)
+        while _runs(pid):
+            time.sleep(0.005)
+        return file.read_text().split("\n")[:-1]
+
+    def close(self) -> None:
+        assert self._parent.stdin is not None
+        self._parent.stdin.close()
+        self._parent.wait()
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="session")

@@ -45,11 +45,14 @@ def _user() -> str | None:
 class Server:
     """A server on a free port of this machine; `stop` and `start` it at will, `close` it in the end."""
 
-    def __init__(self, fsync: bool = False) -> None:
-        folder = binaries()
-        assert folder is not None
-        self._bin = folder
-        self._folder = Path(tempfile.mkdtemp(prefix="feedback_loop_pg_"))
+    def __init__(self, fsync: bool = False, folder: Path | None = None) -> None:
+        """folder: of a server that was closed by `stop`, or a new one's, to be started again; else a temporary one."""
+        found = binaries()
+        assert found is not None
+        self._bin = found
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder or Path(tempfile.mkdtemp(prefix="feedback_loop_pg_"))
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -57,10 +60,12 @@ class Server:
         if os.geteuid() == 0:
             self._as = {"user": _user(), "group": _group(), "extra_groups": []}
             shutil.chown(self._folder, _user())
-        self._init(fsync)
+        if not (self._folder / "data").exists():
+            self._init()
+        self._set(port=self.port, fsync="on" if fsync else "off")
         self.start()
 
-    def _init(self, fsync: bool) -> None:
+    def _init(self) -> None:
         password = self._folder / "password"
         password.write_text(PASSWORD + "\n")
         if self._as:
@@ -69,14 +74,15 @@ class Server:
         self._run(
             "initdb", "-D", data, "-U", "me", f"--pwfile={password}", "-A", "scram-sha-256", "-E", "UTF8", "--no-sync"
         )
-        settings = {
-            "port": self.port,
-            "listen_addresses": "'127.0.0.1'",
-            "unix_socket_directories": f"'{self._folder}'",
-            "fsync": "on" if fsync else "off",
-            "max_connections": 200,
-        }
-        with open(Path(data) / "postgresql.conf", "a", encoding="utf-8") as file:
+        self._set(
+            listen_addresses="'127.0.0.1'",
+            unix_socket_directories=f"'{self._folder}'",
+            max_connections=200,
+            max_wal_size="'8GB'",
+        )
+
+    def _set(self, **settings: object) -> None:
+        with open(self._folder / "data" / "postgresql.conf", "a", encoding="utf-8") as file:
             file.writelines(f"{name} = {value}\n" for name, value in settings.items())
 
     def _run(self, name: str, *arguments: str) -> None:
