@@ -170,6 +170,7 @@ def main() -> None:
             say(f"postgresql: left out, {why}")
             continue
         with tempfile.TemporaryDirectory() as fresh:
+            Path(fresh).chmod(0o755)  # PostgreSQL may run as another user
             folder = asked.folder or Path(fresh)
             measure(kind, folder / kind, asked.images, asked.judgements, asked.writes)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
-from feedback_loop.feedback import derived, derived_tables, tables
+from feedback_loop.feedback import derived, derived_tables, prompt_words, tables
 
 RATERS = 20
 COLLECTIONS = 10
@@ -55,6 +55,7 @@ def fill(engine: Engine, images: int, judgements: int, say: Callable[[str], None
     began = time.perf_counter()
     with engine.connect() as connection:
         _relax(connection)
+        prompt_words.begin_anew(connection)
         dropped = _drop_indexes(connection)
         connection.commit()
         for name, statements in _statements(Words(connection), images, judgements).items():
@@ -62,6 +63,8 @@ def fill(engine: Engine, images: int, judgements: int, say: Callable[[str], None
                 connection.exec_driver_sql(statement.replace("%", "%%") if not Words(connection).sqlite else statement)
             connection.commit()
             say(f"{name}: {time.perf_counter() - began:.0f} s")
+        if Words(connection).sqlite:
+            _fill_vocabulary(connection, images)
         for statement in dropped:
             connection.exec_driver_sql(statement)
         connection.commit()
@@ -70,6 +73,12 @@ def fill(engine: Engine, images: int, judgements: int, say: Callable[[str], None
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text("VACUUM ANALYZE"))
         say(f"vacuum: {time.perf_counter() - began:.0f} s")
+
+
+def _fill_vocabulary(connection: Connection, images: int) -> None:
+    known = f"INSERT INTO {prompt_words.VOCABULARY} VALUES (?)"
+    words = [*WORDS, *(f"n{number}" for number in range((images + 3) // 4))]
+    connection.exec_driver_sql(known, [(word,) for word in words])
 
 
 def _relax(connection: Connection) -> None:
