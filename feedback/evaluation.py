@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -26,7 +26,9 @@ class Interval(NamedTuple):
 
 
 def _array(values: Numbers) -> np.ndarray:
-    return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
+    if isinstance(values, Tensor):
+        return cast(Tensor, values).detach().cpu().double().numpy()
+    return np.asarray(values, dtype=np.float64)
 
 
 def _t95(freedom: int) -> float:

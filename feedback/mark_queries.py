@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
@@ -25,8 +26,17 @@ def marks(connection: Connection, image_ids: Sequence[str]) -> dict[str, Marks]:
     tags = _of(connection, tables.tag, image_ids, _tag)
     comments = _of(connection, tables.comment, image_ids, _comment)
     compared, ranked = order_queries.comparisons(connection, image_ids), order_queries.rankings(connection, image_ids)
-    kinds = (regions, words, tags, comments, compared, ranked)
-    return {id_: Marks(*(tuple(kind[id_]) for kind in kinds)) for id_ in image_ids}
+    return {
+        id_: Marks(
+            regions=tuple(regions[id_]),
+            word_marks=tuple(words[id_]),
+            tags=tuple(tags[id_]),
+            comments=tuple(comments[id_]),
+            comparisons=tuple(compared[id_]),
+            rankings=tuple(ranked[id_]),
+        )
+        for id_ in image_ids
+    }
 
 
 def _of(
@@ -47,7 +57,7 @@ def _of(
     return found
 
 
-def _head(row: Row[Any]) -> tuple[Any, ...]:
+def _head(row: Row[Any]) -> tuple[str, str, datetime, str]:
     return row.id, row.rater, row.created_at, row.image_id
 
 

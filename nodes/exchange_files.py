@@ -45,8 +45,8 @@ def input_file(name: str) -> Path:
     """The file of that name. Raises BadData for a name that the list does not have, such as a path."""
     if name not in input_files():
         raise BadData(
-            f"There is no data set {str(name)[:80]!r} in ComfyUI's input folder. Put a .parquet, .zip or .json file there "
-            "and choose it by its name."
+            f"There is no data set {str(name)[:80]!r} in ComfyUI's input folder. Put a .parquet, .zip or .json file "
+            "there and choose it by its name."
         )
     return input_folder() / name
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -18,7 +19,7 @@ CANVAS = 256  # masks are drawn at this size and averaged down to the picture's
 WORDS = "sample stock preview draft copyright photo proof image studio watermark trial licensed review gallery".split()
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @lru_cache(maxsize=512)
