@@ -131,7 +131,12 @@ def _load(url: str, seconds: float) -> Counter[int]:
 
 def _ask(url: str, image: str, number: int) -> int:
     root = f"{url}/feedback_loop/v1"
-    reads = (f"{root}/images?limit=50", f"{root}/images/{image}/thumbnail", f"{root}/pairs/next", f"{root}/stats")
+    reads = (
+        f"{root}/images?limit=50",
+        f"{root}/images/{image}/thumbnail",
+        f"{root}/pairs/next?policy=learn&rater=bench",
+        f"{root}/stats",
+    )
     if number % 2:
         asked = urllib.request.Request(reads[number // 2 % len(reads)])
     else:
