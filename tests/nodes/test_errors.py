@@ -181,7 +181,7 @@ CASES = [
     Case("FeedbackImport", "file outside", "There is no data set.*input folder", {"file": "../secret.zip"}),
     Case("FeedbackExport", "nothing rated", "no feedback to export.*Rate some pictures"),
     Case("FeedbackExport", "picture for feedback", "no feedback.*Connect", {"feedback": lambda: torch.zeros(1)}),
-    Case("FeedbackDataset", "nothing rated", "Nothing was rated.*stars"),
+    Case("FeedbackDataset", "nothing rated", "Nothing was rated.*stars", {"axis": "charm that nobody judged"}),
     Case("FeedbackDataset", "collection that is not there", "no collection named .x.", {"collection": "x"}),
     Case("FeedbackCapture", "empty collection", "collection is empty.*Give it a name", {"collection": "  "}),
     Case("FeedbackCapture", "mask for pictures", "connect the IMAGE output", {"images": lambda: torch.zeros(8, 8)}),
