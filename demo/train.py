@@ -29,9 +29,7 @@ if not __package__:
 from feedback_loop.demo import judge, models, world  # noqa: E402
 
 WORK = Path(__file__).parent / ".work"
-MARKED = (
-    0.42  # share of watermarked pictures; prompts say nothing of marks, so classifier-free guidance takes some away
-)
+MARKED = 0.42  # share of watermarked pictures; classifier-free guidance takes some away again
 PICTURES = int(os.environ.get("DEMO_PICTURES", 20000))
 BYTES = [*range(33, 127), *range(161, 173), *range(174, 256)]  # the printable bytes of byte-level BPE
 
