@@ -12,6 +12,7 @@ import { pictures } from "./pictures.js";
 import { Rank } from "./rank.js";
 import { said } from "./said.js";
 import { complain } from "./settings.js";
+import { takeBack } from "./take_back.js";
 
 const PAGE = 24;
 const EMPTY = "Pictures appear here when the graph runs. Click the stars, or point at a picture and press 1 to 5.";
@@ -181,15 +182,8 @@ export class CaptureView {
     this.undoButton.title = said.last ? `Take back: ${said.last.words} (u)` : "Nothing to take back";
   }
 
-  async undo() {
-    try {
-      const undone = await said.undo();
-      this.count.textContent = undone ? `Took back: ${undone.words}` : "Nothing to take back";
-      return undone;
-    } catch (error) {
-      complain("It could not be taken back", error);
-      return null;
-    }
+  undo() {
+    return takeBack(this.count);
   }
 
   #toggleFilter() {

@@ -15,6 +15,7 @@ import { Progress } from "./sidebar_progress.js";
 import { QueueAfter } from "./sidebar_queue.js";
 import { confirmed, inWords, Storage } from "./sidebar_storage.js";
 import { saveCopy, useInGraph } from "./sidebar_use.js";
+import { takeBack } from "./take_back.js";
 
 const TABS = { pictures: "Pictures", compare: "Compare", progress: "Progress" };
 const AFTER_JUDGING_MS = 700;
@@ -190,15 +191,8 @@ export class SidebarView {
     }
   }
 
-  async undo() {
-    try {
-      const undone = await said.undo();
-      this.count.textContent = undone ? `Took back: ${undone.words}` : "Nothing to take back";
-      return undone;
-    } catch (error) {
-      complain("It could not be taken back", error);
-      return null;
-    }
+  undo() {
+    return takeBack(this.count);
   }
 
   #open(startId, part) {
