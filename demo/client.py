@@ -55,6 +55,8 @@ class Server:
     def run(self, graph: Graph) -> dict[str, Any]:
         """Queue, wait to the end; the UI outputs by node id. Raises ServerError with the failing node's message."""
         queued = self.call("POST", "/prompt", {"prompt": graph.nodes, "client_id": self.client_id})
+        if queued.get("node_errors"):  # ComfyUI runs the outputs that it finds no fault with, and leaves out the others
+            raise ServerError(f"Part of the graph was refused: {json.dumps(queued['node_errors'])[:2000]}")
         while True:
             history = self.call("GET", f"/history/{queued['prompt_id']}")
             if history:

@@ -96,7 +96,7 @@ def counts_at(revision: int) -> list[ColumnElement[bool]]:
     return [judgement.c.revision <= revision, ~undone.exists()]
 
 
-def _latest_ratings(which: Iterable[ColumnElement[bool]], at: int) -> Select[Any]:
+def _latest_ratings(which: Iterable[ColumnElement[bool]], at: int) -> Select:
     """Ratings that counted, with `place` 1 for the latest of a rater on an axis of a picture."""
     same = (rating.c.image_id, rating.c.axis, judgement.c.rater_id)
     place = func.row_number().over(partition_by=same, order_by=judgement.c.revision.desc()).label("place")
@@ -127,7 +127,7 @@ def _rating(row: Row[Any]) -> RatedImage:
 # Tags and interactions
 
 
-def _said_of_images(table: Any, feedback: Feedback) -> Select[Any]:
+def _said_of_images(table: Any, feedback: Feedback) -> Select:
     """Rows of a kind that is said of one picture, with how it was made."""
     rows = (
         select(table, judgement.c.created_at, rater.c.name.label("rater"), *MADE)

@@ -184,7 +184,7 @@ def _rebuild_pictures(connection: Connection) -> None:
 def _rebuild_tallies(connection: Connection) -> None:
     files = select(func.max(image.c.bytes).label("bytes")).group_by(image.c.file_hash).subquery()
     size = func.coalesce(func.sum(files.c.bytes), 0)
-    counts: list[Select[Any]] = [
+    counts: list[Select] = [
         select(literal("kind"), judgement.c.kind, func.count()).where(COUNTS, SAID).group_by(judgement.c.kind),
         select(literal("collection"), image.c.collection, func.count()).group_by(image.c.collection),
         select(literal("store"), literal("raters"), func.count()).select_from(tables.rater),

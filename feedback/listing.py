@@ -117,7 +117,7 @@ def _between(column: ColumnElement[Any], low: Any, high: Any) -> list[ColumnElem
     return ([] if low is None else [column >= low]) + ([] if high is None else [column <= high])
 
 
-def _filtered(connection: Connection, order: _Order, which: ImageFilter) -> Select[Any]:
+def _filtered(connection: Connection, order: _Order, which: ImageFilter) -> Select:
     value = literal(0) if order.value is None else order.value
     rows = select(order.place.label("place"), value.label("value")).where(*order.conditions)
     rows = rows.where(*_dated(connection, order.place, which.since, which.until))
@@ -193,7 +193,7 @@ def _worded(connection: Connection, place: ColumnElement[int], text: str) -> lis
 
 
 def _found(
-    connection: Connection, place: ColumnElement[int], rows: Select[Any], column: ColumnElement[int]
+    connection: Connection, place: ColumnElement[int], rows: Select, column: ColumnElement[int]
 ) -> ColumnElement[bool]:
     """That the revision at `place` is among the rows: found first if they are few, looked up one by one if not."""
     probe = select(func.count()).select_from(rows.limit(FEW + 1).subquery())

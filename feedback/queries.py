@@ -61,7 +61,7 @@ def images_by_id(connection: Connection, ids: Sequence[str]) -> tuple[StoredImag
     return _with_ratings(connection, found)
 
 
-def _image_rows() -> Select[Any]:
+def _image_rows() -> Select:
     return select(image, generation).join(generation, generation.c.image_id == image.c.id)
 
 
@@ -104,7 +104,7 @@ def _ratings_of(connection: Connection, ids: Sequence[str]) -> dict[str, list[St
     return ratings
 
 
-def current_ratings() -> Select[Any]:
+def current_ratings() -> Select:
     """The ratings that count now, oldest first."""
     return (
         select(rating, judgement.c.revision, judgement.c.created_at, rater.c.name.label("rater"))

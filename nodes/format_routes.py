@@ -150,7 +150,8 @@ def _too_large(limit: int) -> str:
 async def _read(request: web.Request, folder: Path, limit: int) -> tuple[Path, ImportFields]:
     fields: dict[str, str] = {}
     path = folder / "received"
-    async for part in await request.multipart():
+    parts = await request.multipart()
+    while (part := await parts.next()) is not None:
         if not isinstance(part, BodyPartReader) or part.name is None or part.name in (*fields, *_there(path)):
             raise Refused(422, "The form has a part without a name, a nested one, or one name twice.")
         if part.name == "file":

@@ -159,9 +159,9 @@ class Table:
             for is_kind in (types.is_binary, types.is_string, types.is_large_binary, types.is_large_string)
         ):
             return 0
-        import pyarrow.compute
+        from pyarrow.compute import call_function
 
-        return pyarrow.compute.max(pyarrow.compute.binary_length(column)).as_py() or 0
+        return call_function("max", [call_function("binary_length", [column])]).as_py() or 0
 
     def picture(self, row: int, column: str) -> Callable[[], bytes]:
         """Reads the picture of a row when it is called; cheap in the order of rows."""

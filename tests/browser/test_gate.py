@@ -279,6 +279,7 @@ def test_a_gate_inside_a_subgraph_is_asked_about_and_answered(gate: Gate) -> Non
     gate.page.evaluate("() => window.app.queuePrompt(0, 1)")
     gate.asked = gate.comfy_page.poll(gate.waiting, 60)[0]
     assert ":" in gate.asked["node_id"]
+    expect(gate.page.get_by_role("button", name="A run waits for you")).to_be_visible()
     gate.page.keyboard.press("Alt+g")
     dialog = gate.page.locator("dialog.fl-gate-dialog")
     expect(dialog.get_by_role("heading", name="Wait for a choice")).to_be_visible()

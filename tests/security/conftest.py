@@ -20,8 +20,14 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         yield judged_pictures(Target(server, folder))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def fresh_pictures(target: Target) -> None:
+    """For each module anew: what makes its own requests (test_openapi) finds ids in answers, and may rightly delete."""
+    judged_pictures(target)
+
+
 @pytest.fixture(scope="module")
-def calm(target: Target) -> State:
+def calm(target: Target, fresh_pictures: None) -> State:
     """How things stand before the first attack of a module, and have to stand after each."""
     return target.state()
 
