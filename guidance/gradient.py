@@ -1,9 +1,11 @@
 """Reward guidance in x0 space: moves the denoiser's clean estimate along a reward's gradient, by a measured step.
 
 The aim is the tilted law `p(x0) * exp(lambda * r(x0))`. Its denoiser is `D + s^2/a * grad_x log E[exp(lambda r) | x]`;
-here the gradient is taken at the clean estimate D itself, so the denoiser is never differentiated, and V, the variance
-of x0 given x, stands for its Jacobian (exact for a Gaussian prior). Posterior guidance: Chung et al. 2023
-(arXiv:2209.14687); gradients at the clean estimate: He et al. 2024 (MPGD, arXiv:2311.16424).
+here the gradient is taken at the clean estimate D itself. What carries it from there to x0 is the covariance of x0
+given x, `s^2/a * dD/dx`. By default its variance V stands for it (exact for a Gaussian prior), so that the denoiser is
+never differentiated; a `Transport` may multiply by the covariance itself. Posterior guidance: Chung et al. 2023
+(arXiv:2209.14687); gradients at the clean estimate: He et al. 2024 (MPGD, arXiv:2311.16424); the part of a step that is
+orthogonal to the estimate: Sadat et al. 2024 (APG, arXiv:2410.02416).
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ from ..diffusion.process import Process, at_least_float32, per_sample
 
 RewardOfLatent = Callable[[Tensor], Tensor]
 """Clean latents in model space (B, C, *spatial) -> (B,), with a gradient; one sample never sees another."""
+
+Transport = Callable[[Tensor], Tensor]
+"""A slope at the clean estimate (B, C, *spatial) -> the covariance of x0 given x times it, of the same shape."""
 
 log = logging.getLogger(__name__)
 
@@ -61,12 +66,18 @@ class Guide:
     negligible: where one standard deviation of x0 given x would change the reward by less than this, the step shrinks
         in proportion. A detector that sees nothing is at such a place, and a full step there only does harm. Small for
         what has no such end: the brightness of a whole picture of 1024 pixels can change by an estimated .002.
+    transport: what carries the slope to x0; without one, the variance V.
+    orthogonal: keeps only the part of the step that is orthogonal to the estimate, which saturates less.
+    at_once: how many samples' graphs are kept at a time.
     """
 
     reward: RewardOfLatent
     strength: float = 1.0
     mask: Tensor | None = None
     negligible: float = 1e-3
+    transport: Transport | None = None
+    orthogonal: bool = False
+    at_once: int | None = None
 
 
 def guided(denoised: Tensor, sigma: Tensor, guides: Sequence[Guide], process: Process, tau: float) -> Tensor:
@@ -94,6 +105,8 @@ def tilted(
     process: Process,
     inverse_temperature: float,
     tau: float = math.inf,
+    transport: Transport | None = None,
+    at_once: int | None = None,
 ) -> Tensor:
     """The clean estimate under the law tilted by `exp(inverse_temperature * r)`; exact for a Gaussian prior and a
     linear or quadratic reward.
@@ -105,28 +118,60 @@ def tilted(
         return denoised
     start = at_least_float32(denoised)
     deviation = _posterior_deviation(process, sigma, denoised)
-    slope = inverse_temperature * gradient(reward, start)
-    step = capped(deviation**2 * slope, tau * deviation)
-    change = slope - inverse_temperature * gradient(reward, start + step)
+    slope = inverse_temperature * gradient(reward, start, at_once)
+    carried = deviation**2 * slope if transport is None else transport(slope).to(slope)
+    step = capped(carried, tau * deviation)
+    change = slope - inverse_temperature * gradient(reward, start + step, at_once)
     curvature = (_dot(change, step) / _dot(slope, step).clamp(min=torch.finfo(start.dtype).tiny)).clamp(min=0)
     return (start + step / (1 + per_sample(curvature, start))).to(denoised.dtype)
 
 
-def gradient(reward: RewardOfLatent, latent: Tensor) -> Tensor:
+def forward_difference(
+    denoise: Callable[[Tensor], Tensor], x: Tensor, denoised: Tensor, sigma: Tensor, process: Process
+) -> Transport:
+    """The covariance of x0 given x times a slope, for one more evaluation of the denoiser and no graph through it.
+
+    x: the noisy latent (B, C, *spatial); denoised: `denoise(x)`. The covariance is symmetric, so the derivative of D in
+    the slope's direction is the slope through D's Jacobian: `s^2/a * (D(x + d g) - D(x)) / d`, d = .01 |x| / |g|.
+    """
+    scale = per_sample(process.s(sigma) ** 2 / process.a(sigma), x)
+
+    def transport(slope: Tensor) -> Tensor:
+        distance = 0.01 * rms(x.to(slope)) / rms(slope).clamp(min=torch.finfo(slope.dtype).tiny)
+        moved = denoise((x.to(slope) + distance * slope).to(x.dtype))
+        carried = scale.to(slope) * (moved - denoised).to(slope) / distance
+        return torch.where(rms(slope) > 0, carried, 0)
+
+    return transport
+
+
+def orthogonal_part(step: Tensor, denoised: Tensor) -> Tensor:
+    """Each sample's step without its component along the sample's clean estimate."""
+    estimate = denoised.to(step)
+    along = _dot(step, estimate) / _dot(estimate, estimate).clamp(min=torch.finfo(step.dtype).tiny)
+    return step - per_sample(along, step) * estimate
+
+
+def gradient(reward: RewardOfLatent, latent: Tensor, at_once: int | None = None) -> Tensor:
     """Gradient of each sample's reward at its own latent, float32 or wider; zero for a sample where it is not finite.
 
-    Raises GuidanceError when the reward has no gradient or gives another number of scores than there are samples.
+    at_once: how many samples share a graph; all of them without it. Raises GuidanceError when the reward has no
+    gradient or gives another number of scores than there are samples.
     """
+    slope = torch.cat([_gradient(reward, part) for part in latent.split(at_once or max(len(latent), 1))])
+    finite = per_sample(slope.flatten(1).isfinite().all(dim=1), slope)
+    if not finite.all():
+        log.warning("Reward guidance made no step for a picture whose gradient was not finite.")
+    return torch.where(finite, slope, 0)
+
+
+def _gradient(reward: RewardOfLatent, latent: Tensor) -> Tensor:
     with torch.enable_grad():
         # a clone is a normal tensor even of one made in inference mode
         leaf = at_least_float32(latent.clone()).detach().requires_grad_()
         scores = reward(leaf)
         _check(scores, len(latent))
-        slope = torch.autograd.grad(scores.sum(), leaf)[0]
-    finite = per_sample(slope.flatten(1).isfinite().all(dim=1), slope)
-    if not finite.all():
-        log.warning("Reward guidance made no step for a picture whose gradient was not finite.")
-    return torch.where(finite, slope, 0)
+        return torch.autograd.grad(scores.sum(), leaf)[0]
 
 
 def capped(step: Tensor, radius: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -149,13 +194,16 @@ def rms(values: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def _step(denoised: Tensor, guide: Guide, deviation: Tensor, tau: float) -> Tensor:
-    slope = gradient(guide.reward, denoised)
+    slope = gradient(guide.reward, denoised, guide.at_once)
     size = rms(slope, guide.mask)
     weight = torch.ones_like(slope) if guide.mask is None else guide.mask.to(slope).expand_as(slope)
     dimensions = weight.sum(dim=tuple(range(1, slope.ndim)), keepdim=True)
     possible = deviation * size * dimensions.sqrt()
     length = tau * guide.strength * deviation * (possible / guide.negligible).clamp(max=1)
-    return length * weight * slope / size.clamp(min=torch.finfo(slope.dtype).tiny)
+    direction = slope if guide.transport is None else guide.transport(slope).to(slope)
+    if guide.orthogonal:
+        direction = orthogonal_part(direction, denoised)
+    return length * weight * direction / rms(direction, guide.mask).clamp(min=torch.finfo(slope.dtype).tiny)
 
 
 def _posterior_deviation(process: Process, sigma: Tensor, like: Tensor) -> Tensor:

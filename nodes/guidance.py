@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.model_management
@@ -15,7 +15,17 @@ from torch import Tensor, nn
 
 from ..diffusion.process import Process
 from ..feedback.rewards.base import Reward
-from ..guidance.gradient import LATENT, PIXEL, GuidanceError, Guide, TrustRegion, guided
+from ..guidance.gradient import (
+    LATENT,
+    PIXEL,
+    GuidanceError,
+    Guide,
+    Transport,
+    TrustRegion,
+    guided,
+    orthogonal_part,
+    tilted,
+)
 from .compat import REWARD, io
 from .decoder import SIZES, Decoder, check_pictures, decoder_of
 from .denoiser import (
@@ -29,8 +39,20 @@ from .denoiser import (
     process_of_sampling,
 )
 from .encoder import ClipVisionEncoder
+from .jacobian import METHODS, check_method, transport_of
 
 KEY = "feedback_loop_guidance"
+OPTIMISE, EXACT = "optimise", "exact"
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a reward steers. temperature: inverse, of the law that exact mode aims at. method: one of METHODS."""
+
+    mode: str = OPTIMISE
+    temperature: float = 1.0
+    method: str = "fast"
+    orthogonal: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +65,7 @@ class Pull:
     start: float = 0.0
     end: float = 1.0
     mask: Tensor | None = None
+    manner: Manner = Manner()
     normal: Shared[Reward] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -59,9 +82,10 @@ class Pull:
         reward.to(images.device)
         return reward(images).to(latents.device)
 
-    def guide(self, denoised: Tensor) -> Guide:
+    def guide(self, denoised: Tensor, transport: Transport | None = None, at_once: int | None = None) -> Guide:
         mask = None if self.mask is None else latent_mask(self.mask, denoised)
-        return Guide(self.score, self.strength, mask, self.reward.negligible)
+        orthogonal = self.manner.orthogonal
+        return Guide(self.score, self.strength, mask, self.reward.negligible, transport, orthogonal, at_once)
 
     def release(self) -> None:
         self.normal.release()
@@ -69,6 +93,18 @@ class Pull:
         for encoder in encoders_of(self.reward):
             if isinstance(encoder, ClipVisionEncoder):
                 encoder.release()
+
+
+def exact_step(denoised: Tensor, sigma: Tensor, pull: Pull, guide: Guide, process: Process) -> Tensor:
+    """The estimate under the law tilted by the pull's reward; strength scales the inverse temperature."""
+    temperature = pull.strength * pull.manner.temperature
+    aim = tilted(denoised, sigma, guide.reward, process, temperature, transport=guide.transport, at_once=guide.at_once)
+    step = aim.float() - denoised.float()
+    if guide.orthogonal:
+        step = orthogonal_part(step, denoised)
+    if guide.mask is not None:
+        step = guide.mask.to(step) * step
+    return (denoised.float() + step).to(denoised.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,23 +123,19 @@ class RewardGuidance:
         comfy.model_management.throw_exception_if_processing_interrupted()
         check_pictures(denoised.shape)
         with gradients():
-            return self._guided(denoised.clone(), sigma.clone().expand(len(denoised)), pulls, process)
+            return self._guided(args, denoised.clone(), sigma.clone().expand(len(denoised)), pulls, process)
 
-    def _guided(self, denoised: Tensor, sigma: Tensor, pulls: Sequence[Pull], process: Process) -> Tensor:
+    def _guided(
+        self, args: dict[str, Any], denoised: Tensor, sigma: Tensor, pulls: Sequence[Pull], process: Process
+    ) -> Tensor:
         """In as many parts as memory asks for: no picture's step depends on another's."""
-        guides = [pull.guide(denoised) for pull in pulls]
-        part = pictures_at_once(denoised, pulls)
-        steps = [
-            guided(
-                denoised[i : i + part],
-                sigma[i : i + part],
-                [_rows(g, i, part) for g in guides],
-                process,
-                self.region.tau,
-            )
-            for i in range(0, len(denoised), part)
-        ]
-        return torch.cat(steps)
+        at_once = pictures_at_once(denoised, pulls)
+        guides = [pull.guide(denoised, transport_of(pull.manner.method, args, process), at_once) for pull in pulls]
+        for pull, guide in zip(pulls, guides, strict=True):
+            if pull.manner.mode == EXACT:
+                denoised = exact_step(denoised, sigma, pull, guide, process)
+        shared = [guide for pull, guide in zip(pulls, guides, strict=True) if pull.manner.mode == OPTIMISE]
+        return guided(denoised, sigma, shared, process, self.region.tau)
 
     def memory_for(self, shape: Sequence[int]) -> float:
         return max(pull.decoder.memory_for(check_pictures(shape)) for pull in self.pulls)
@@ -112,11 +144,6 @@ class RewardGuidance:
         """After a run, so that ComfyUI can free the memory of what it unloads."""
         for pull in self.pulls:
             pull.release()
-
-
-def _rows(guide: Guide, start: int, count: int) -> Guide:
-    mask = guide.mask
-    return guide if mask is None else replace(guide, mask=mask[start : start + count])
 
 
 def pictures_at_once(denoised: Tensor, pulls: Sequence[Pull]) -> int:
@@ -261,6 +288,43 @@ class FeedbackRewardGuidance(io.ComfyNode):
                     advanced=True,
                     tooltip="Where the picture may be changed (white). Without one, everywhere.",
                 ),
+                io.Combo.Input(
+                    "gradient",
+                    options=list(METHODS),
+                    default="fast",
+                    optional=True,
+                    advanced=True,
+                    tooltip="How the reward's wish reaches the model's estimate. fast: straight. difference: through "
+                    "the model, for one more evaluation a step, which keeps to what the model finds likely. full: by a "
+                    "gradient through the model, which takes much memory.",
+                ),
+                io.Combo.Input(
+                    "mode",
+                    options=[OPTIMISE, EXACT],
+                    default=OPTIMISE,
+                    optional=True,
+                    advanced=True,
+                    tooltip="optimise: steps of a fixed length towards more reward. exact: aims at the pictures that "
+                    "the model makes, weighted by exp(inverse_temperature x reward): for comparing and for science.",
+                ),
+                io.Float.Input(
+                    "inverse_temperature",
+                    default=1.0,
+                    min=0.0,
+                    max=10000.0,
+                    step=0.1,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Used by mode exact only, times strength: how much one point of reward weighs.",
+                ),
+                io.Boolean.Input(
+                    "orthogonal",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Leaves out the part of each step that only makes the estimate as a whole stronger or "
+                    "weaker. Colours saturate less.",
+                ),
             ],
             outputs=[io.Model.Output(tooltip="The steered model, for any sampler.")],
         )
@@ -276,14 +340,21 @@ class FeedbackRewardGuidance(io.ComfyNode):
         end_percent: float = 1.0,
         decoder: str = "auto",
         mask: Tensor | None = None,
+        gradient: str = "fast",
+        mode: str = OPTIMISE,
+        inverse_temperature: float = 1.0,
+        orthogonal: bool = False,
     ) -> io.NodeOutput:
         process_of(model)
         check_reward(reward)
         check_interval(start_percent, end_percent)
+        check_method(gradient, model)
         decode = decoder_of(vae, model, decoder)
         if strength == 0:
             return io.NodeOutput(model)
-        return io.NodeOutput(add_guidance(model, Pull(reward, decode, strength, start_percent, end_percent, mask)))
+        manner = Manner(mode, inverse_temperature, gradient, orthogonal)
+        pull = Pull(reward, decode, strength, start_percent, end_percent, mask, manner)
+        return io.NodeOutput(add_guidance(model, pull))
 
 
 NODES: list[type[io.ComfyNode]] = [FeedbackRewardGuidance]

@@ -189,10 +189,10 @@ def model_conds(
     converted = comfy.sampler_helpers.convert_cond(cond[:1])
     comfy.samplers.encode_model_conds(model.extra_conds, converted, noise, device, "positive")
     processed = converted[0]["model_conds"].items()
-    return {name: _normal(value.process_cond(batch_size=1, area=None), device) for name, value in processed}
+    return {name: normal_cond(value.process_cond(batch_size=1, area=None), device) for name, value in processed}
 
 
-def _normal(value: Any, device: torch.device) -> Any:
+def normal_cond(value: Any, device: torch.device) -> Any:
     """The same COND with tensors that may take part in a graph."""
     content = value.cond
     if isinstance(content, Tensor):

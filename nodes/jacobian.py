@@ -1,0 +1,155 @@
+"""The denoiser of a running step once more: for a finite difference through it, or with a graph for its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import comfy.model_base
+import comfy.model_management
+import comfy.samplers
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ..diffusion.process import Process, per_sample
+from ..guidance.gradient import Transport, forward_difference
+from .denoiser import WrongConnectionError, gradients
+from .policy import check_weights, normal_cond, twin_of
+
+METHODS = ("fast", "difference", "full")
+
+GRAPH_MEMORY = 30.0
+"""A denoiser whose graph is kept needs up to this much of what ComfyUI plans for a plain pass. Counted at full size:
+13 for SD1.5 at 512 pixels, 29 for SDXL and 30 for Flux at 1024."""
+
+
+def transport_of(method: str, args: dict[str, Any], process: Process) -> Transport | None:
+    """What carries a slope at the clean estimate to x0, in a post-CFG hook with these args; None: the variance alone.
+
+    It is the Jacobian of the model's own estimate: what other post-CFG hooks add to that is taken as fixed.
+    """
+    if method == "fast":
+        return None
+    if method == "difference":
+        base = _combined(args["model"], args, args["cond_denoised"], args["uncond_denoised"], args["input"])
+        with torch.inference_mode(False), torch.no_grad():
+            x, base, sigma = args["input"].clone(), base.clone(), args["sigma"].clone()
+        return forward_difference(lambda moved: _again(args["model"], args, moved), x, base, sigma, process)
+    return lambda slope: _through_the_network(args, slope, process)
+
+
+def _again(model: Any, args: dict[str, Any], x: Tensor) -> Tensor:
+    """The estimate at x under the step's own conditions, without a graph."""
+    with torch.inference_mode():
+        conds = [args["cond"], args["uncond"]]
+        denoised = evaluated(model, conds, args, x)
+    return denoised.clone()
+
+
+def evaluated(model: Any, conds: list[Any], args: dict[str, Any], x: Tensor) -> Tensor:
+    """As `comfy.samplers.sampling_function` without the post-CFG hooks, of which the caller is one."""
+    options, sigma = args["model_options"], args["sigma"]
+    given = {"conds": conds, "input": x, "sigma": sigma, "model": model, "model_options": options}
+    if "sampler_calc_cond_batch_function" in options:
+        out = options["sampler_calc_cond_batch_function"](given)
+    else:
+        out = comfy.samplers.calc_cond_batch(model, conds, x, sigma, options)
+    for hook in options.get("sampler_pre_cfg_function", []):
+        out = hook(given | {"conds_out": out, "cond_scale": args["cond_scale"], "timestep": sigma})
+    return _combined(model, args, out[0], out[1], x)
+
+
+def _combined(model: Any, args: dict[str, Any], cond: Tensor, uncond: Tensor, x: Tensor) -> Tensor:
+    """Classifier-free guidance as the run does it."""
+    options = {key: value for key, value in args["model_options"].items() if key != "sampler_post_cfg_function"}
+    scale, sigma = args["cond_scale"], args["sigma"]
+    return comfy.samplers.cfg_function(
+        model, cond, uncond, scale, x, sigma, options, cond=args["cond"], uncond=args["uncond"]
+    )
+
+
+# --- the full gradient -----------------------------------------------------------------------------------------------
+
+
+def _through_the_network(args: dict[str, Any], slope: Tensor, process: Process) -> Tensor:
+    """`s^2/a * J^T slope`: one more pass with a graph, and the way back through it."""
+    model = args["model"]
+    _check_memory(model, args["input"])
+    with gradients(), _training():
+        x = args["input"].clone().float().requires_grad_()
+        twin = twin_of(model)
+        twin.current_patcher = model.current_patcher
+        known: dict[int, Any] = {}
+        conds = [_normal_conds(cond, known, x.device) for cond in (args["cond"], args["uncond"])]
+        own = args | {"sigma": args["sigma"].clone(), "cond": conds[0], "uncond": conds[1]}
+        denoised = evaluated(twin, conds, own, x)
+        (carried,) = torch.autograd.grad(denoised, x, slope.to(denoised))
+        sigma = own["sigma"]
+        return per_sample(process.s(sigma) ** 2 / process.a(sigma), x) * carried
+
+
+@contextmanager
+def _training() -> Iterator[None]:
+    before = comfy.model_management.in_training
+    try:
+        comfy.model_management.in_training = True  # comfy-kitchen's kernels have no backward pass
+        yield
+    finally:
+        comfy.model_management.in_training = before
+
+
+def _normal_conds(conds: Any, known: dict[int, Any], device: torch.device) -> Any:
+    """A side's conditions with tensors that may take part in a graph. A ControlNet's part in them is held fixed."""
+    if conds is None:
+        return None
+    return [_normal_cond(cond, known, device) for cond in conds]
+
+
+def _normal_cond(cond: dict[str, Any], known: dict[int, Any], device: torch.device) -> dict[str, Any]:
+    made = dict(cond)
+    made["model_conds"] = {name: normal_cond(value, device) for name, value in cond["model_conds"].items()}
+    if isinstance(mask := cond.get("mask"), Tensor):
+        made["mask"] = mask.clone()
+    if (control := cond.get("control")) is not None:
+        made["control"] = known.setdefault(id(control), _FixedControl(control))
+    return made
+
+
+class _FixedControl:
+    """A ControlNet whose answer carries no gradient: its own weights are not ours to alias."""
+
+    def __init__(self, control: Any) -> None:
+        self._control = control
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._control, name)
+
+    def get_control(self, x: Tensor, *args: Any) -> Any:
+        with torch.no_grad():
+            found = self._control.get_control(x.detach(), *args)
+        if found is None:
+            return None
+        return {key: [None if one is None else one.clone() for one in ones] for key, ones in found.items()}
+
+
+def _check_memory(model: comfy.model_base.BaseModel, x: Tensor) -> None:
+    needed = GRAPH_MEMORY * model.memory_required([2 * len(x), *x.shape[1:]])
+    free = comfy.model_management.get_free_memory(x.device)
+    if needed > free:
+        raise WrongConnectionError(
+            f"The full gradient needs about {needed / 2**30:.1f} GiB for {len(x)} pictures of this size, and "
+            f"{free / 2**30:.1f} GiB are free. Set `gradient` to difference or fast, or make fewer or smaller pictures."
+        )
+
+
+def check_method(method: str, model: ModelPatcher) -> None:
+    """Raises WrongConnectionError for an unknown method, and for a full gradient through quantised weights."""
+    if method not in METHODS:
+        raise WrongConnectionError(f"Unknown gradient '{method}'. Choose one of: {', '.join(METHODS)}.")
+    if method == "full":
+        try:
+            check_weights(model.model.diffusion_model)
+        except WrongConnectionError as error:
+            raise WrongConnectionError(f"{error} Or set `gradient` to difference or fast, which need none.") from error
