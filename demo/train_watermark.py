@@ -2,6 +2,7 @@
 
     python demo/train_watermark.py             # draw, train, save, measure
     python demo/train_watermark.py --measure   # measure the saved weights only
+    python demo/train_watermark.py --audit     # train and measure the second detector (training/audit.py) instead
 
 Pictures: scenes of the demo's drawn world without watermarks, pictures made by code, and crops of the photographs that
 scikit-image and scikit-learn bring along, where these are installed. Marks: training/overlays.py only; the drawn
@@ -11,6 +12,7 @@ world's own watermarks are never trained on.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import json
 import time
@@ -26,12 +28,22 @@ if not __package__:
     import pack  # noqa: F401
 
 from feedback_loop.demo import world  # noqa: E402
-from feedback_loop.feedback.rewards.watermark import WEIGHTS, Detector, load_detector, log_odds  # noqa: E402
-from feedback_loop.training import backdrops, overlays, watermark  # noqa: E402
+from feedback_loop.feedback.rewards.watermark import (  # noqa: E402
+    AUDITOR_WEIGHTS,
+    WEIGHTS,
+    Auditor,
+    Network,
+    load_auditor,
+    load_detector,
+    log_odds,
+)
+from feedback_loop.training import audit, backdrops, overlays, watermark  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 REPORT = ROOT / "docs" / "watermark.json"
 TABLE = ROOT / "docs" / "watermark.md"
+AUDIT_REPORT = ROOT / "docs" / "watermark_audit.json"
+AUDIT_TABLE = ROOT / "docs" / "watermark_audit.md"
 TRAIN_PHOTOS = (
     "astronaut camera coffee rocket hubble_deep_field retina ihc brick grass gravel moon coins flower".split()
 )
@@ -92,14 +104,21 @@ def clean_pictures(
     return np.stack(out)
 
 
-def _pool(size: int, count: int, marks: int, mix: tuple[float, float, float], seed: int) -> watermark.Pool:
+def _pool(
+    size: int,
+    count: int,
+    marks: int,
+    mix: tuple[float, float, float],
+    seed: int,
+    families: dict[str, overlays.Family] = overlays.TRAINED,
+) -> watermark.Pool:
     """Drawn once and kept in demo/.work: drawing takes as long as a tenth of the training."""
     path = ROOT / "demo" / ".work" / f"watermark_{size}_{count}_{marks}_{seed}.npz"
     if not path.exists():
         rng = np.random.default_rng((seed, size))
         pictures = clean_pictures(count, size, mix, photographs(TRAIN_PHOTOS), rng)
         path.parent.mkdir(exist_ok=True)
-        np.savez(path, pictures=pictures, marks=watermark.draw_marks(marks, size, rng, fonts()))
+        np.savez(path, pictures=pictures, marks=watermark.draw_marks(marks, size, rng, fonts(), families))
     kept = np.load(path)
     return watermark.Pool(kept["pictures"], kept["marks"])
 
@@ -111,10 +130,18 @@ def pools(seed: int) -> list[tuple[float, watermark.Pool]]:
     ]
 
 
+def audit_pools(seed: int) -> list[tuple[float, watermark.Pool]]:
+    """Other pictures and other families of marks than the first detector's, and fewer: it has to be small."""
+    return [
+        (0.85, _pool(64, 2200, 2000, (0.4, 0.35, 0.25), seed, audit.TRAINED)),
+        (0.15, _pool(128, 300, 420, (0.1, 0.4, 0.5), seed, audit.TRAINED)),
+    ]
+
+
 # --- measuring -------------------------------------------------------------------------------------------------------
 
 
-def _scores(detector: Detector, pictures: np.ndarray) -> np.ndarray:
+def _scores(detector: Network, pictures: np.ndarray) -> np.ndarray:
     with torch.no_grad():
         blocks = torch.from_numpy(pictures).permute(0, 3, 1, 2).split(50)
         return torch.cat([log_odds(detector, block.float() / 255) for block in blocks]).numpy()
@@ -137,17 +164,21 @@ def _as_predicted(pictures: np.ndarray, sigma: float) -> np.ndarray:
     return (blurred.clamp(0, 1) * 255).byte().permute(0, 2, 3, 1).numpy()
 
 
-def measure_families(detector: Detector, size: int, rng: np.random.Generator) -> list[dict[str, object]]:
+def measure_families(
+    detector: Network, size: int, rng: np.random.Generator, trained: dict[str, overlays.Family] = overlays.TRAINED
+) -> list[dict[str, object]]:
+    every = overlays.HELD_OUT | overlays.TRAINED
+    held_out = {name: family for name, family in every.items() if name not in trained}
     clean = clean_pictures(TESTED[size], size, (0.2, 0.4, 0.4), photographs(TEST_PHOTOS), rng)
     negative, rows = _scores(detector, clean), []
-    for held_out, families in ((True, overlays.HELD_OUT), (False, overlays.TRAINED)):
+    for unseen, families in ((True, held_out), (False, trained)):
         for name, family in families.items():
             values = watermark.measures(_scores(detector, _laid(clean, family, rng)), negative)
-            rows.append({"pictures": "all", "size": size, "family": name, "held_out": held_out, **values})
+            rows.append({"pictures": "all", "size": size, "family": name, "held_out": unseen, **values})
     return rows
 
 
-def measure_world(detector: Detector, rng: np.random.Generator) -> list[dict[str, object]]:
+def measure_world(detector: Network, rng: np.random.Generator) -> list[dict[str, object]]:
     """The drawn world's own watermarks, drawn by other code; sharp and as predicted from noise."""
     scenes = [world.sample_scene(rng, watermark_rate=1.0) for _ in range(600)]
     clean = np.stack([world.draw(world.without_watermark(s)) for s in scenes])
@@ -187,9 +218,29 @@ one; the last column is the share of marks found when one clean picture in a hun
 """
 
 
-def measure(detector: Detector, report: dict[str, object]) -> None:
+AUDIT_INTRODUCTION = """# The second watermark detector
+
+For audits only: a network of {parameters:,} parameters ({kilobytes} kB) of another architecture, trained by
+`python demo/train_watermark.py --audit` from another seed on other pictures; that command wrote this page and
+`watermark_audit.json`. Nothing guides by it unless it is chosen as `auditor` in `FeedbackWatermarkPenalty`, so it can
+say whether a run removed marks or only fooled [the first detector](watermark.md). Strips, nets and corner logos were
+held out of its training; the first detector was trained on those, and not on three families that this one knows.
+
+Columns as in the first detector's table; {tested} pictures a family, by size.
+
+"""
+
+
+def measure(
+    detector: Network,
+    report: dict[str, object],
+    trained: dict[str, overlays.Family] = overlays.TRAINED,
+    weights: Path = WEIGHTS,
+    page: tuple[Path, Path, str] = (REPORT, TABLE, INTRODUCTION),
+) -> None:
+    """page: where the report goes as JSON and as a table, and what stands above the table."""
     rng = np.random.default_rng(12345)
-    rows = [r for size in TESTED for r in measure_families(detector, size, rng)] + measure_world(detector, rng)
+    rows = [r for size in TESTED for r in measure_families(detector, size, rng, trained)] + measure_world(detector, rng)
     parameters = sum(p.numel() for p in detector.parameters())
     report.update(
         parameters=parameters,
@@ -197,36 +248,64 @@ def measure(detector: Detector, report: dict[str, object]) -> None:
         fonts=[f.stem for f in fonts()],
         rows=rows,
     )
-    REPORT.write_text(json.dumps(report, indent=1) + "\n")
-    head = INTRODUCTION.format(
-        parameters=parameters, kilobytes=WEIGHTS.stat().st_size // 1000, tested=", ".join(map(str, TESTED.values()))
+    page[0].write_text(json.dumps(report, indent=1) + "\n")
+    head = page[2].format(
+        parameters=parameters, kilobytes=weights.stat().st_size // 1000, tested=", ".join(map(str, TESTED.values()))
     )
-    TABLE.write_text(head + table(rows) + "\n")
+    page[1].write_text(head + table(rows) + "\n")
     print(table(rows))
+
+
+def measure_audit(report: dict[str, object]) -> None:
+    measure(load_auditor(), report, audit.TRAINED, AUDITOR_WEIGHTS, (AUDIT_REPORT, AUDIT_TABLE, AUDIT_INTRODUCTION))
+
+
+def shown(name: str) -> watermark.OnStep:
+    """Prints the loss, and keeps what is learned so far in demo/.work under `name`."""
+    start = time.time()
+
+    def show(step: int, loss: float, detector: Callable[[], Network]) -> None:
+        if step % 50 == 0:
+            print(f"step {step} loss {loss:.3f} {time.time() - start:.0f} s", flush=True)
+        if step % 250 == 249:
+            watermark.save_detector(detector(), ROOT / "demo" / ".work" / f"{name}.safetensors")
+
+    return show
+
+
+def train_audit(minutes: float | None, steps: int) -> None:
+    recipe, start = dataclasses.replace(audit.RECIPE, minutes=minutes, steps=steps), time.time()
+    drawn = audit_pools(recipe.seed)
+    print(f"drawn in {time.time() - start:.0f} s", flush=True)
+    trained = watermark.train_network(Auditor, drawn, recipe, shown("watermark_audit"))
+    watermark.save_detector(trained, AUDITOR_WEIGHTS)
+    measure_audit({"seconds": round(time.time() - start), "steps": recipe.steps})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--measure", action="store_true", help="measure the saved weights only")
-    parser.add_argument("--steps", type=int, default=watermark.Recipe.steps)
+    parser.add_argument("--audit", action="store_true", help="the second detector instead of the first")
+    parser.add_argument("--steps", type=int)
     parser.add_argument("--minutes", type=float, help="end the training after this time at the latest")
     parser.add_argument("--resume", action="store_true", help="go on from the saved weights")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    report: dict[str, object] = json.loads(REPORT.read_text()) if chosen.measure and REPORT.exists() else {}
+    kept = AUDIT_REPORT if chosen.audit else REPORT
+    report: dict[str, object] = json.loads(kept.read_text()) if chosen.measure and kept.exists() else {}
+    if chosen.audit and chosen.measure:
+        return measure_audit(report)
+    if chosen.audit:
+        return train_audit(chosen.minutes, chosen.steps or audit.RECIPE.steps)
     if not chosen.measure:
-        recipe, start = watermark.Recipe(steps=chosen.steps, minutes=chosen.minutes), time.time()
+        recipe, start = (
+            watermark.Recipe(steps=chosen.steps or watermark.Recipe.steps, minutes=chosen.minutes),
+            time.time(),
+        )
         drawn = pools(recipe.seed)
         print(f"drawn in {time.time() - start:.0f} s", flush=True)
-
-        def show(step: int, loss: float, detector: Callable[[], Detector]) -> None:
-            if step % 50 == 0:
-                print(f"step {step} loss {loss:.3f} {time.time() - start:.0f} s", flush=True)
-            if step % 250 == 249:
-                watermark.save_detector(detector(), ROOT / "demo" / ".work" / "watermark.safetensors")
-
         start_from = load_detector() if chosen.resume else None
-        watermark.save_detector(watermark.train(drawn, recipe, show, start_from), WEIGHTS)
+        watermark.save_detector(watermark.train(drawn, recipe, shown("watermark"), start_from), WEIGHTS)
         photos = len(photographs(TRAIN_PHOTOS))
         report = {"seconds": round(time.time() - start), "steps": recipe.steps, "photographs": photos}
     measure(load_detector(), report)

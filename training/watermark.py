@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..feedback.rewards.watermark import Detector
+from ..feedback.rewards.watermark import Detector, Network
 from .overlays import TRAINED, Family, mark
+
+N = TypeVar("N", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Recipe:
     cell_weight: float = 1.0  # of the loss on where the mark is
     seed: int = 0
     minutes: float | None = None  # on a busy machine: the schedule ends after this time at the latest
+    hardness: float = 0.0  # of the first steps (see `batch`); a detector that is trained already starts at 1
 
 
 @dataclass
@@ -159,7 +164,7 @@ def batch(
     return images, torch.cat([torch.zeros_like(weight), both[:, 6:]])
 
 
-def loss(detector: Detector, images: Tensor, weight: Tensor, cell_weight: float) -> Tensor:
+def loss(detector: nn.Module, images: Tensor, weight: Tensor, cell_weight: float) -> Tensor:
     """Cross-entropy of the picture's logit and of each cell's (is there a mark, and where), and of the order in a pair.
 
     The first half of the images are the clean versions of the second; that the marked one scores higher is easy to
@@ -174,23 +179,32 @@ def loss(detector: Detector, images: Tensor, weight: Tensor, cell_weight: float)
     return picture + order + cell_weight * F.binary_cross_entropy_with_logits(cells, where)
 
 
-def averaged(model: torch.optim.swa_utils.AveragedModel) -> Detector:
+def averaged(model: torch.optim.swa_utils.AveragedModel) -> Any:
     """The averaged weights as a frozen detector of its own."""
-    detector = Detector()
-    detector.load_state_dict(model.module.state_dict())
-    return detector.eval().requires_grad_(False)
+    return copy.deepcopy(model.module).eval().requires_grad_(False)
 
 
-OnStep = Callable[[int, float, Callable[[], Detector]], None]
+OnStep = Callable[[int, float, Callable[[], Any]], None]
 
 
-def _ignore(step: int, loss: float, detector: Callable[[], Detector]) -> None:
+def _ignore(step: int, loss: float, detector: Callable[[], Any]) -> None:
     pass
 
 
 def train(
     pools: Sequence[tuple[float, Pool]], recipe: Recipe, on_step: OnStep = _ignore, start: Detector | None = None
 ) -> Detector:
+    """`train_network` for the detector that the pack guides by."""
+    return train_network(Detector, pools, recipe, on_step, start)
+
+
+def train_network(
+    make: Callable[[], N],
+    pools: Sequence[tuple[float, Pool]],
+    recipe: Recipe,
+    on_step: OnStep = _ignore,
+    start: N | None = None,
+) -> N:
     """pools: (share of the steps, pool), one for each size of picture; larger ones take smaller batches.
 
     Seeded. on_step is told the step, its loss, and how to get the detector with the averaged weights so far. start: a
@@ -198,7 +212,7 @@ def train(
     """
     torch.manual_seed(recipe.seed)
     generator, rng = torch.Generator().manual_seed(recipe.seed), np.random.default_rng(recipe.seed)
-    detector = Detector().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # faster on a CPU
+    detector = make().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # faster on a CPU
     if start is not None:
         detector.load_state_dict(start.state_dict())
     optimiser = torch.optim.AdamW(detector.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
@@ -211,7 +225,7 @@ def train(
         optimiser.param_groups[0]["lr"] = recipe.lr * min(1, 10 * done + 1e-3, 0.5 * (1 + math.cos(math.pi * done)))
         pool = pools[rng.choice(len(pools), p=shares / shares.sum())][1]
         pairs = max(6, recipe.pairs * 64**2 // pool.pictures.shape[1] ** 2)
-        images, weight = batch(pool, pairs, min(1.0, 1.6 * done), rng, generator)
+        images, weight = batch(pool, pairs, min(1.0, recipe.hardness + 1.6 * done), rng, generator)
         value = loss(detector, images.contiguous(memory_format=torch.channels_last), weight, recipe.cell_weight)
         optimiser.zero_grad()
         value.backward()
@@ -224,7 +238,7 @@ def train(
     return averaged(average)
 
 
-def save_detector(detector: Detector, path: Path) -> None:
+def save_detector(detector: Network, path: Path) -> None:
     """Half precision, safetensors."""
     from safetensors.torch import save_file
 

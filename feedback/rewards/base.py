@@ -75,6 +75,13 @@ class Reward(ABC):
     def score(self, images: Tensor, prompts: Sequence[str] | None, embed: Embed) -> Tensor:
         """fp32 images -> (B,). `embed` gives an encoder's features of these same images, computed once for all."""
 
+    def at(self, percent: float) -> Reward | None:
+        """What counts at this share of a run, 0 its beginning and 1 its end; None where nothing does.
+
+        For whoever asks while sampling. A finished picture is judged by the reward itself.
+        """
+        return self
+
     def networks(self) -> list[nn.Module]:
         """Modules with weights, for whoever manages memory; each appears once."""
         found = [network for encoder in self.encoders for network in encoder.networks()]

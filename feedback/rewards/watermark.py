@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .auditor import AUDITOR_WEIGHTS, Auditor
 from .base import Embed, Encoder, Reward, RewardError
 
 WEIGHTS = Path(__file__).parent / "weights" / "watermark.safetensors"
@@ -62,13 +63,25 @@ class Detector(nn.Module):
         return self.head(torch.cat([seen, flat.mean(dim=2)], dim=1))[:, 0], cells
 
 
+Network: TypeAlias = Detector | Auditor
+N = TypeVar("N", bound=nn.Module)
+
+
 def load_detector(path: Path = WEIGHTS) -> Detector:
     """The detector with the weights that training/watermark.py made. Raises FileNotFoundError when they are missing."""
+    return _loaded(Detector(), path)
+
+
+def load_auditor(path: Path = AUDITOR_WEIGHTS) -> Auditor:
+    """The second detector, for audits. Raises FileNotFoundError when its weights are missing."""
+    return _loaded(Auditor(), path)
+
+
+def _loaded(network: N, path: Path) -> N:
     from safetensors.torch import load_file
 
-    detector = Detector()
-    detector.load_state_dict({k: v.float() for k, v in load_file(path).items()}, strict=False)
-    return detector.eval().requires_grad_(False)
+    network.load_state_dict({k: v.float() for k, v in load_file(path).items()}, strict=False)
+    return network.eval().requires_grad_(False)
 
 
 def _resized(images: Tensor, height: int, width: int) -> Tensor:
@@ -97,7 +110,7 @@ def views(images: Tensor) -> list[Tensor]:
     return [whole, *(_resized(corner, VIEW, VIEW) for corner in corners)]
 
 
-def log_odds(detector: Detector, images: Tensor) -> Tensor:
+def log_odds(detector: Network, images: Tensor) -> Tensor:
     """Log-odds (B,) that a visible watermark is in the picture: the largest over its views."""
     return torch.stack([detector(view)[0] for view in views(images)]).amax(dim=0)
 
