@@ -201,9 +201,8 @@ def _step(denoised: Tensor, guide: Guide, deviation: Tensor, tau: float) -> Tens
     possible = deviation * size * dimensions.sqrt()
     length = tau * guide.strength * deviation * (possible / guide.negligible).clamp(max=1)
     direction = slope if guide.transport is None else guide.transport(slope).to(slope)
-    if guide.orthogonal:
-        direction = orthogonal_part(direction, denoised)
-    return length * weight * direction / rms(direction, guide.mask).clamp(min=torch.finfo(slope.dtype).tiny)
+    step = length * weight * direction / rms(direction, guide.mask).clamp(min=torch.finfo(slope.dtype).tiny)
+    return orthogonal_part(step, denoised) if guide.orthogonal else step
 
 
 def _posterior_deviation(process: Process, sigma: Tensor, like: Tensor) -> Tensor:

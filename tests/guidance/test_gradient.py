@@ -14,8 +14,10 @@ from feedback_loop.guidance.gradient import (
     Guide,
     TrustRegion,
     capped,
+    forward_difference,
     gradient,
     guided,
+    orthogonal_part,
     rms,
     tilted,
 )
@@ -109,6 +111,65 @@ def test_eps_v_and_flow_forms_of_one_gaussian_are_guided_alike():
     for exact, optimised in results[1:]:
         torch.testing.assert_close(exact, results[0][0], rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(optimised, results[0][1], rtol=1e-9, atol=1e-9)
+
+
+SPREAD = torch.tensor([4.0, 0.04], dtype=torch.float64).reshape(1, 2, 1, 1)
+
+
+def anisotropic(x, sigma, mean=0.0):
+    """E[x0 | x] for x0 ~ N(mean, diag(4, .04)) under eps: mean + v (x - mean) / (v + sigma^2), channel by channel."""
+    return mean + SPREAD * (x - mean) / (SPREAD + sigma**2)
+
+
+@pytest.mark.parametrize("carried, bound", [(False, 1.7), (True, 0.3)], ids=["by the variance", "by a difference"])
+def test_on_a_prior_of_unlike_directions_a_difference_through_the_denoiser_finds_the_tilted_mean(carried, bound):
+    """N(0, diag(4, .04)) tilted by exp(r), r = b . x, has the mean diag(4, .04) b. One variance for both directions is
+    off by up to 1.7 standard deviations of that direction; the covariance itself, by a difference, by at most .3."""
+    process, slope = Process("eps", latent_variance=1.0), torch.tensor([0.5, 1.0], dtype=torch.float64)
+    x = start(process).expand(-1, 2, 1, 1).clone()
+    reward = lambda z: (z * slope.reshape(1, 2, 1, 1)).flatten(1).sum(1)  # noqa: E731
+
+    def steered(x, sigma):
+        denoised = anisotropic(x, sigma)
+        carry = forward_difference(lambda y: anisotropic(y, sigma), x, denoised, sigma, process) if carried else None
+        return tilted(denoised, sigma, reward, process, 1.0, transport=carry)
+
+    aim = (SPREAD * slope.reshape(1, 2, 1, 1)).expand_as(x)
+    target = euler(lambda x, s: anisotropic(x, s, aim), process, x)
+    off = (euler(steered, process, x).mean(0) - target.mean(0)).abs().flatten() / SPREAD.sqrt().flatten()
+    assert off.max() <= bound
+    assert carried or off.max() > 0.3, "then the difference would not be needed"
+
+
+def test_a_forward_difference_is_the_covariance_times_the_slope():
+    """For a Gaussian D is linear, so the difference is exact but for rounding: s^2/a dD/dx g = V g, here with
+    v s^2 / (v + s^2) for each direction. A sample whose slope is zero is carried nowhere."""
+    process, sigma = Process("eps"), torch.tensor([0.5, 2.0, 7.0], dtype=torch.float64)
+    x, slope = torch.randn(2, 3, 2, 1, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    slope[2] = 0
+    level = sigma.reshape(-1, 1, 1, 1)
+    carried = forward_difference(lambda y: anisotropic(y, level), x, anisotropic(x, level), sigma, process)(slope)
+    torch.testing.assert_close(carried, SPREAD * level**2 / (SPREAD + level**2) * slope, rtol=1e-6, atol=1e-9)
+
+
+def test_the_orthogonal_part_keeps_the_estimates_length_to_first_order():
+    x, step = latents(), latents(seed=5)
+    part = orthogonal_part(step, x)
+    assert (part * x).flatten(1).sum(1).abs().max() < 1e-3
+    torch.testing.assert_close(part + (step - part), step)
+    moved = guided(x, torch.ones(4), [Guide(towards(0.0, 50.0), orthogonal=True)], EPS, 0.6) - x
+    assert rms(moved).max() < 1e-4, "towards(0) pulls straight along the estimate, and nothing of that is left"
+
+
+def test_graphs_are_kept_for_as_many_samples_at_a_time_as_asked():
+    sizes = []
+
+    def reward(z):
+        sizes.append(len(z))
+        return towards(3.0)(z)
+
+    torch.testing.assert_close(gradient(reward, latents(), 3), gradient(towards(3.0), latents()))
+    assert sizes == [3, 1]
 
 
 def latents(seed=0, batch=4, dtype=torch.float32):

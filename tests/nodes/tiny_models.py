@@ -1,9 +1,9 @@
 """Random models of a few hundred thousand weights, built by ComfyUI's own classes: what the node tests run on.
 
-`sd15()`, `sdxl()`, `sd3()`, `flux()` return a ModelPatcher (socket MODEL), `vae()` a VAE, `clip()` and `sdxl_clip()` a
-CLIP, `clip_vision()` a CLIP_VISION. `conditioning(kind, seed)` makes random CONDITIONING of the right shape, which is
-all that SD3 and Flux need. The same seed gives the same weights; made inside inference
-mode they are inference tensors, as a loader node's are. Everything is float32 on ComfyUI's own devices.
+`sd15()`, `sdxl()`, `sd3()`, `flux()`, `qwen()`, `zimage()` return a ModelPatcher (socket MODEL), `vae()` a VAE,
+`clip()` and `sdxl_clip()` a CLIP, `clip_vision()` a CLIP_VISION. `conditioning(kind, seed)` makes random CONDITIONING of
+the right shape, which is all that the last four need. The same seed gives the same weights; made inside inference mode
+they are inference tensors, as a loader node's are. Everything is float32 on ComfyUI's own devices.
 Import this after ComfyUI has been made importable (tests/nodes/conftest.py).
 """
 
@@ -20,9 +20,11 @@ import comfy.supported_models
 import comfy.supported_models_base
 import torch
 
-CONTEXT = {"sd15": 32, "sdxl": 64, "sd3": 32, "flux": 32}
+CONTEXT = {"sd15": 32, "sdxl": 64, "sd3": 32, "flux": 32, "qwen": 32, "zimage": 32}
 POOLED = {"sd15": 32, "sdxl": 32, "sd3": 16, "flux": 16}
-CHANNELS = {"sd15": 4, "sdxl": 4, "sd3": 16, "flux": 16}
+"""Those of the others have no pooled output."""
+
+CHANNELS = {"sd15": 4, "sdxl": 4, "sd3": 16, "flux": 16, "qwen": 16, "zimage": 16}
 
 _UNET = {
     "image_size": 32,
@@ -80,6 +82,39 @@ _FLUX = {
     "txt_ids_dims": [],
     "dtype": torch.float32,
 }
+_QWEN = {
+    "image_model": "qwen_image",
+    "in_channels": 64,
+    "out_channels": 16,
+    "num_layers": 1,
+    "attention_head_dim": 32,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 32,
+    "pooled_projection_dim": 32,
+    "axes_dims_rope": (8, 12, 12),
+    "dtype": torch.float32,
+}
+_ZIMAGE = {
+    "image_model": "lumina2",
+    "patch_size": 2,
+    "in_channels": 16,
+    "dim": 256,
+    "n_layers": 1,
+    "n_refiner_layers": 1,
+    "n_heads": 8,
+    "n_kv_heads": 8,
+    "multiple_of": 32,
+    "ffn_dim_multiplier": 8 / 3,
+    "qk_norm": True,
+    "cap_feat_dim": 32,
+    "axes_dims": [8, 12, 12],
+    "axes_lens": [64, 64, 64],
+    "rope_theta": 256.0,
+    "z_image_modulation": True,
+    "time_scale": 1000.0,
+    "pad_tokens_multiple": 32,
+    "dtype": torch.float32,
+}
 
 
 @torch.no_grad()
@@ -94,7 +129,7 @@ def randomise(module: torch.nn.Module, seed: int) -> torch.nn.Module:
         noise = torch.randn(weight.shape, generator=generator)
         if weight.ndim > 1:
             weight.copy_(noise * (0.3 if "embed" in name else weight[0].numel() ** -0.5))
-            if name.startswith(("out.", "final_layer.")):  # a prediction as small as the noise it stands for
+            if name.startswith(("out.", "final_layer.", "proj_out.")):  # a prediction as small as the noise it stands for
                 weight.mul_(0.3)
         else:
             weight.copy_(0.05 * noise + (1.0 if name.endswith("weight") else 0.0))
@@ -133,7 +168,22 @@ def flux(seed: int = 0) -> comfy.model_patcher.ModelPatcher:
     return _patcher(comfy.supported_models.Flux(_FLUX), seed)
 
 
-MODELS = {"sd15": sd15, "sdxl": sdxl, "sd3": sd3, "flux": flux}
+def qwen(seed: int = 0) -> comfy.model_patcher.ModelPatcher:
+    """Qwen-Image in small: flow matching, latents with a frame axis, no pooled text."""
+    return _patcher(comfy.supported_models.QwenImage(_QWEN), seed)
+
+
+def zimage(seed: int = 0) -> comfy.model_patcher.ModelPatcher:
+    """Z-Image in small: ComfyUI's Lumina2 class, flow matching, text and picture in one sequence."""
+    return _patcher(comfy.supported_models.ZImage(_ZIMAGE), seed)
+
+
+MODELS = {"sd15": sd15, "sdxl": sdxl, "sd3": sd3, "flux": flux, "qwen": qwen, "zimage": zimage}
+
+
+def latent_shape(kind: str, batch: int, side: int = 8) -> tuple[int, ...]:
+    """Of a batch of latents of `kind`: Qwen-Image's have a frame axis."""
+    return (batch, CHANNELS[kind], *((1,) if kind == "qwen" else ()), side, side)
 
 
 def vae(seed: int = 0, channels: int = 4) -> comfy.sd.VAE:
@@ -198,4 +248,5 @@ def conditioning(kind: str, seed: int = 0, tokens: int = 77) -> list:
     """Random CONDITIONING for one prompt of the model `kind` (a key of MODELS), as a text encoder would make it."""
     generator = torch.Generator().manual_seed(seed)
     cond = torch.randn(1, tokens, CONTEXT[kind], generator=generator)
-    return [[cond, {"pooled_output": torch.randn(1, POOLED[kind], generator=generator)}]]
+    pooled = {"pooled_output": torch.randn(1, POOLED[kind], generator=generator)} if kind in POOLED else {}
+    return [[cond, pooled]]
