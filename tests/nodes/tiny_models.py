@@ -1,8 +1,8 @@
 """Random models of a few hundred thousand weights, built by ComfyUI's own classes: what the node tests run on.
 
 `sd15()`, `sdxl()`, `sd3()`, `flux()`, `qwen()`, `zimage()` return a ModelPatcher (socket MODEL), `vae()` a VAE,
-`clip()` and `sdxl_clip()` a CLIP, `clip_vision()` a CLIP_VISION. `conditioning(kind, seed)` makes random CONDITIONING of
-the right shape, which is all that the last four need. The same seed gives the same weights; made inside inference mode
+`clip()` and `sdxl_clip()` a CLIP, `clip_vision()` a CLIP_VISION. `conditioning(kind, seed)` makes random CONDITIONING
+of the right shape, which is all that the last four need. The same seed gives the same weights; made inside inference mode
 they are inference tensors, as a loader node's are. Everything is float32 on ComfyUI's own devices.
 Import this after ComfyUI has been made importable (tests/nodes/conftest.py).
 """
@@ -129,7 +129,8 @@ def randomise(module: torch.nn.Module, seed: int) -> torch.nn.Module:
         noise = torch.randn(weight.shape, generator=generator)
         if weight.ndim > 1:
             weight.copy_(noise * (0.3 if "embed" in name else weight[0].numel() ** -0.5))
-            if name.startswith(("out.", "final_layer.", "proj_out.")):  # a prediction as small as the noise it stands for
+            # a prediction as small as the noise it stands for
+            if name.startswith(("out.", "final_layer.", "proj_out.")):
                 weight.mul_(0.3)
         else:
             weight.copy_(0.05 * noise + (1.0 if name.endswith("weight") else 0.0))
