@@ -2,7 +2,7 @@
 
 `sd15()`, `sdxl()`, `sd3()`, `flux()`, `qwen()`, `zimage()` return a ModelPatcher (socket MODEL), `vae()` a VAE,
 `clip()` and `sdxl_clip()` a CLIP, `clip_vision()` a CLIP_VISION. `conditioning(kind, seed)` makes random CONDITIONING
-of the right shape, which is all that the last four need. The same seed gives the same weights; made inside inference mode
+of the right shape, which is all that the last four need. The same seed gives the same weights; made in inference mode
 they are inference tensors, as a loader node's are. Everything is float32 on ComfyUI's own devices.
 Import this after ComfyUI has been made importable (tests/nodes/conftest.py).
 """
