@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..feedback.rewards.networks import NetworkEncoder
 from .denoiser import Shared, WrongConnectionError
 
 READING = "1"  # raise it whenever the same weights would give other features: it is part of an encoder's id
@@ -62,6 +63,31 @@ class ClipVisionEncoder:
     def patchers(self) -> list[comfy.model_patcher.ModelPatcher]:
         """ComfyUI's own record of the network, so that it is loaded and counted once."""
         return [self._clip.patcher]
+
+    def release(self) -> None:
+        """Lets go of the weights, so that ComfyUI can unload them."""
+        self._network.release()
+
+
+class ManagedNetwork:
+    """A network of feedback.rewards as an encoder that ComfyUI loads, counts and moves."""
+
+    def __init__(self, encoder: NetworkEncoder) -> None:
+        self.id, self._encoder = encoder.id, encoder
+        device = comfy.model_management.vae_device()
+        offload = comfy.model_management.vae_offload_device()
+        self._patcher = comfy.model_patcher.ModelPatcher(encoder.network, device, offload)
+        self._network: Shared[nn.Module] = Shared(encoder.network, [encoder.network], device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        found = self._encoder.features(self._network(), images.to(self._patcher.load_device).float())
+        return found.float().to(images.device)
+
+    def networks(self) -> list[nn.Module]:
+        return [self._encoder.network]
+
+    def patchers(self) -> list[comfy.model_patcher.ModelPatcher]:
+        return [self._patcher]
 
     def release(self) -> None:
         """Lets go of the weights, so that ComfyUI can unload them."""

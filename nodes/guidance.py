@@ -38,7 +38,7 @@ from .denoiser import (
     process_of,
     process_of_sampling,
 )
-from .encoder import ClipVisionEncoder
+from .encoder import ClipVisionEncoder, ManagedNetwork
 from .jacobian import METHODS, check_method, transport_of
 
 KEY = "feedback_loop_guidance"
@@ -91,7 +91,7 @@ class Pull:
         self.normal.release()
         self.decoder.release()
         for encoder in encoders_of(self.reward):
-            if isinstance(encoder, ClipVisionEncoder):
+            if isinstance(encoder, ClipVisionEncoder | ManagedNetwork):
                 encoder.release()
 
 

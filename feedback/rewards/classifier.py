@@ -1,0 +1,159 @@
+"""An image classifier as a reward: the log-odds of one label against all others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .base import Embed, Encoder, Reward, RewardError
+from .folders import CONFIG, PREPROCESSOR, checked_config, folder_id, load_network, read_json, shapes_in, weight_files
+from .networks import NetworkEncoder, Preprocess, frozen, preprocess_of
+
+MOST_LABELS = 50_000
+
+
+class ClassifierReward(Reward):
+    """`direction * saturating(log_odds)`: linear in the log-odds up to about `enough`, flat beyond it.
+
+    log_odds = `logit_k - logsumexp(all other logits)`, or `logit_k` itself where every label is a question of its own.
+    enough: log-odds at which the label is taken as given; 4 is a probability of 98 %.
+    """
+
+    negligible = 0.05
+
+    def __init__(
+        self, encoder: Encoder, label: int, name: str, exclusive: bool = True, direction: int = 1, enough: float = 4.0
+    ) -> None:
+        self.encoders, self.label, self.exclusive = (encoder,), label, exclusive
+        self.direction, self.enough = direction, enough
+        self.name = name if direction > 0 else f"not {name}"
+
+    def score(self, images: Tensor, prompts: Sequence[str] | None, embed: Embed) -> Tensor:
+        odds = self.direction * log_odds(embed(self.encoders[0]), self.label, self.exclusive)
+        return self.enough - F.softplus(self.enough - odds)
+
+
+def log_odds(logits: Tensor, label: int, exclusive: bool = True) -> Tensor:
+    """logits (B,K) -> log-odds (B,) of one label against the rest."""
+    if not exclusive or logits.shape[1] == 1:
+        return logits[:, label]
+    others = torch.cat([logits[:, :label], logits[:, label + 1 :]], dim=1)
+    return logits[:, label] - others.logsumexp(dim=1)
+
+
+def labels_of(folder: Path) -> list[str]:
+    """The labels of a classifier's folder, in the order of its logits. Raises RewardError for what is no classifier."""
+    config = checked_config(folder)
+    if "architecture" in config:
+        return _timm_labels(config, folder)
+    if not any("ImageClassification" in str(name) for name in config.get("architectures") or []):
+        raise RewardError(f"{folder.name} is no image classifier: {CONFIG} names none under architectures.")
+    named = config.get("id2label")
+    if isinstance(named, dict):
+        count = len(named)
+        labels = [named.get(str(index)) for index in range(count)]
+    else:
+        count = config.get("num_labels", 2)
+        labels = [f"LABEL_{index}" for index in range(count)] if type(count) is int and 0 < count <= MOST_LABELS else []
+    return _checked_labels(labels, folder)
+
+
+def _timm_labels(config: dict[str, Any], folder: Path) -> list[str]:
+    labels, count = config.get("label_names"), config.get("num_classes")
+    if not isinstance(labels, list) and type(count) is int and 0 < count <= MOST_LABELS:
+        labels = [str(index) for index in range(count)]
+    return _checked_labels(labels, folder)
+
+
+def _checked_labels(labels: Any, folder: Path) -> list[str]:
+    if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
+        raise RewardError(f"{CONFIG} of {folder.name} does not name its labels: copy it from the model's source.")
+    if len(labels) > MOST_LABELS:
+        raise RewardError(f"{folder.name} has {len(labels)} labels; at most {MOST_LABELS} are offered.")
+    return [label[:200] for label in labels]
+
+
+def label_index(labels: Sequence[str], wanted: str) -> int:
+    """Where a label stands. Raises RewardError with the labels that resemble it."""
+    if wanted in labels:
+        return labels.index(wanted)
+    from difflib import get_close_matches
+
+    near = get_close_matches(wanted, labels, 5, 0.4) or list(labels[:5])
+    raise RewardError(f"There is no label '{wanted[:80]}' in this classifier; choose one such as {', '.join(near)}.")
+
+
+def load_classifier(folder: Path) -> tuple[NetworkEncoder, list[str], bool]:
+    """The network as an encoder that gives logits, its labels, and whether they exclude one another.
+
+    Raises RewardError for a folder that is damaged, incomplete or of another kind.
+    """
+    labels = labels_of(folder)
+    if "architecture" in checked_config(folder):
+        encoder, exclusive = _timm_classifier(folder, len(labels)), True
+    else:
+        encoder, exclusive = _transformers_classifier(folder)
+    return encoder, labels, exclusive
+
+
+def _transformers_classifier(folder: Path) -> tuple[NetworkEncoder, bool]:
+    from transformers import AutoModelForImageClassification
+
+    network = load_network(folder, AutoModelForImageClassification)
+    size = getattr(network.config, "image_size", None)
+    size = size if isinstance(size, int) else None
+    preprocess = preprocess_of(read_json(folder / PREPROCESSOR, needed=False), size, folder.name)
+    exclusive = network.config.problem_type != "multi_label_classification"
+    return NetworkEncoder(folder_id(folder), network, preprocess, _transformers_logits), exclusive
+
+
+def _transformers_logits(network: nn.Module, pixels: Tensor) -> Tensor:
+    return network(pixel_values=pixels).logits
+
+
+def _timm_classifier(folder: Path, count: int) -> NetworkEncoder:
+    """timm's layout: config.json with `architecture`, `num_classes` and `pretrained_cfg`."""
+    try:
+        import timm  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise RewardError(
+            f"{folder.name} is a model of timm, which is not installed. Install the Python package timm, or choose a "
+            "model in Hugging Face's own layout."
+        ) from error
+    from safetensors.torch import load_file
+
+    config, files = checked_config(folder), weight_files(folder)
+    if str(config["architecture"]) not in timm.list_models():
+        raise RewardError(f"{folder.name}: timm knows no '{str(config['architecture'])[:60]}'. Update timm.")
+    with torch.device("meta"):
+        network = timm.create_model(str(config["architecture"]), pretrained=False, num_classes=count)
+    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    if shapes_in(files[0]) != wanted:
+        raise RewardError(f"The weights of {folder.name} are not those of its configuration: copy both again.")
+    network = timm.create_model(str(config["architecture"]), pretrained=False, num_classes=count)
+    network.load_state_dict(load_file(files[0]))
+    return NetworkEncoder(folder_id(folder), frozen(network), _timm_preprocess(config, folder), _plain)
+
+
+def _plain(network: nn.Module, pixels: Tensor) -> Tensor:
+    return network(pixels)
+
+
+def _timm_preprocess(config: dict[str, Any], folder: Path) -> Preprocess:
+    settings = config.get("pretrained_cfg")
+    settings = settings if isinstance(settings, dict) else {}
+    sides = settings.get("input_size")
+    size = {"height": sides[1], "width": sides[2]} if isinstance(sides, list) and len(sides) == 3 else None
+    filters = {"bilinear": 2, "nearest": 0}
+    plain = {
+        "size": size,
+        "image_mean": settings.get("mean", [0.485, 0.456, 0.406]),
+        "image_std": settings.get("std", [0.229, 0.224, 0.225]),
+        "resample": filters.get(str(settings.get("interpolation")), 3),
+    }
+    return preprocess_of(plain, None, folder.name)

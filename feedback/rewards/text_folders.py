@@ -1,0 +1,92 @@
+"""Whole CLIP and SigLIP models, PickScore among them, from folders in Hugging Face's layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .base import RewardError
+from .folders import PREPROCESSOR, UNREADABLE, checked_config, first_line, folder_id, load_network, read_json
+from .networks import NetworkEncoder, preprocess_of
+from .text import SHARPNESS, ImageNetwork, TextNetwork
+
+KINDS = ("clip", "siglip")
+LARGEST_TOKENIZER = 64 * 2**20
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model")
+
+
+@dataclass(frozen=True)
+class JointModel:
+    """Both halves of a model; scale: its factor between cosines and logits."""
+
+    images: NetworkEncoder
+    texts: TextNetwork
+    tokens: Any
+    scale: float
+    pads: bool
+    longest: int
+
+    def embed(self, texts: Sequence[str], network: nn.Module | None = None) -> Tensor:
+        """Texts -> (N,F) on the text network's device; network: a copy of it to run instead."""
+        network = network or self.texts
+        device = next(network.parameters()).device
+        rows = []
+        # one by one: a text must not depend on how long the others are
+        for text in texts:
+            padding: Any = "max_length" if self.pads else False
+            read = self.tokens(text, padding=padding, truncation=True, max_length=self.longest, return_tensors="pt")
+            rows.append(network(read["input_ids"].to(device), None))
+        return torch.cat(rows)
+
+
+def is_joint(folder: Path) -> bool:
+    """Whether the folder holds a whole CLIP or SigLIP."""
+    return checked_config(folder).get("model_type") in KINDS
+
+
+def load_joint(folder: Path) -> JointModel:
+    """Raises RewardError for a folder of another kind, damaged or without its tokenizer."""
+    from transformers import AutoModel
+
+    kind = checked_config(folder).get("model_type")
+    if kind not in KINDS:
+        raise RewardError(f"{folder.name} is no whole CLIP or SigLIP model but '{str(kind)[:60]}': choose another.")
+    tokens = _tokenizer(folder)
+    model = load_network(folder, AutoModel)
+    config = model.config
+    longest = int(config.text_config.max_position_embeddings)
+    if len(tokens) > config.text_config.vocab_size:
+        raise RewardError(f"The tokenizer in {folder.name} knows more words than its model: they are not of one model.")
+    settings = read_json(folder / PREPROCESSOR, needed=False)
+    preprocess = preprocess_of(settings, int(config.vision_config.image_size), folder.name)
+    images = NetworkEncoder(folder_id(folder), ImageNetwork(model), preprocess, _run)
+    scale = float(model.logit_scale.exp()) if hasattr(model, "logit_scale") else SHARPNESS
+    return JointModel(images, TextNetwork(model), tokens, scale, kind == "siglip", longest)
+
+
+def _run(network: nn.Module, pixels: Tensor) -> Tensor:
+    return network(pixels)
+
+
+def _tokenizer(folder: Path) -> Any:
+    """transformers' own tokenizer of the folder; no code of the folder's is run."""
+    from transformers import AutoTokenizer
+
+    there = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    if not there:
+        raise RewardError(f"{folder.name} has no tokenizer.json: copy it, and tokenizer_config.json, from the source.")
+    if any(file.stat().st_size > LARGEST_TOKENIZER for file in folder.glob("*.json")):
+        raise RewardError(f"A JSON file in {folder.name} is larger than a tokenizer is: copy it again.")
+    read_json(folder / "tokenizer_config.json", needed=False)
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except UNREADABLE as error:
+        raise RewardError(
+            f"The tokenizer in {folder.name} can't be read ({first_line(error)}). Copy tokenizer.json and "
+            "tokenizer_config.json from the model's source again."
+        ) from error
