@@ -15,8 +15,7 @@ from . import derived, tables
 from . import derived_tables as kept
 from .checks import NotFound
 from .prompt_words import remove_words
-from .queries import chunks
-from .writes import next_revision
+from .queries import chunks, revision
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -55,7 +54,7 @@ def delete_image(connection: Connection, image_id: str) -> Gone:
     remove_words(connection, row.revision)
     _delete_documents(connection, [hash_ for hash_ in documents if hash_ is not None])
     derived.add_to_tally(connection, "collection", row.collection, -1)
-    derived.set_judged(connection, next_revision(connection))
+    derived.set_revision(connection, revision(connection) + 1)
     same_file = select(image.c.id).where(image.c.file_hash == row.file_hash).limit(1)
     if connection.execute(same_file).first() is not None:
         return Gone((image_id,), ())

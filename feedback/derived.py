@@ -12,7 +12,11 @@ from .pairs import Agreement, agreement, prompt_key
 from .prompt_words import begin_anew, insert_words
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Select
+    from collections.abc import Mapping
+
+    from sqlalchemy import Connection, Row, Select
+
+    from .records import Rating
 
 VERSION = 2
 """Raised when the tables are to be made anew in every database that is opened."""
@@ -32,87 +36,113 @@ COUNTS = ~select(_undo.c.id).where(_undo.c.supersedes == judgement.c.id).exists(
 SAID = judgement.c.kind != "undo"
 
 
+ADD_TO_TALLY = text(
+    "INSERT INTO tally (what, name, value) VALUES (:what, :name, :change) "
+    "ON CONFLICT (what, name) DO UPDATE SET value = tally.value + excluded.value"
+)
+COUNTS_OF_RATER = ("judgements", "lefts", "rights", "repeats", "same")
+ADD_TO_RATER = text(
+    f"INSERT INTO rater_tally (rater_id, {', '.join(COUNTS_OF_RATER)}) "  # constants of ours # nosec B608
+    f"VALUES (:rater_id, :{', :'.join(COUNTS_OF_RATER)}) ON CONFLICT (rater_id) DO UPDATE SET "
+    + ", ".join(f"{name} = rater_tally.{name} + excluded.{name}" for name in COUNTS_OF_RATER)
+)
+SET_CURRENT = text(
+    "INSERT INTO current_rating (image_id, axis, rater_id, rating_id, value, image_revision) "
+    "VALUES (:image_id, :axis, :rater_id, :rating_id, :value, :image_revision) "
+    "ON CONFLICT (image_id, axis, rater_id) DO UPDATE SET rating_id = excluded.rating_id, value = excluded.value"
+)
+SET_SCORE = text(
+    "INSERT INTO score (image_id, axis, value, ratings, collection, image_revision) "
+    "SELECT image_id, axis, avg(value), count(*), :collection, image_revision FROM current_rating "
+    "WHERE image_id = :image_id AND axis = :axis GROUP BY image_id, axis, image_revision "
+    "ON CONFLICT (image_id, axis) DO UPDATE SET value = excluded.value, ratings = excluded.ratings"
+)
+"""Statements that every judgement takes; each one saved is time in which nobody else can write."""
+
+
 def add_to_tally(connection: Connection, what: str, name: str, change: int) -> None:
     """Changes how many there are; what falls to 0 is forgotten."""
-    mine = and_(tally.c.what == what, tally.c.name == name)
-    if connection.execute(update(tally).where(mine).values(value=tally.c.value + change)).rowcount == 0:
-        connection.execute(insert(tally).values(what=what, name=name, value=change))
+    connection.execute(ADD_TO_TALLY, {"what": what, "name": name, "change": change})
     if change < 0:
-        connection.execute(delete(tally).where(mine, tally.c.value == 0))
+        connection.execute(delete(tally).where(tally.c.what == what, tally.c.name == name, tally.c.value == 0))
 
 
 def add_to_rater(connection: Connection, rater_id: str, **changes: int) -> None:
     """Changes the counts of one rater."""
-    mine = rater_tally.c.rater_id == rater_id
-    values = {name: rater_tally.c[name] + change for name, change in changes.items()}
-    if connection.execute(update(rater_tally).where(mine).values(**values)).rowcount == 0:
-        nothing = dict.fromkeys(("judgements", "lefts", "rights", "repeats", "same"), 0)
-        connection.execute(insert(rater_tally).values(rater_id=rater_id, **{**nothing, **changes}))
+    connection.execute(ADD_TO_RATER, {"rater_id": rater_id, **dict.fromkeys(COUNTS_OF_RATER, 0), **changes})
+
+
+def count_rating(connection: Connection, rating_id: str, rater_id: str, given: Rating, of: Row[Any]) -> None:
+    """The newest rating of a rater is the one that counts. of: the picture's row."""
+    about = {"image_id": given.image_id, "axis": given.axis}
+    mine = {"rater_id": rater_id, "rating_id": rating_id, "value": given.value, "image_revision": of.revision}
+    connection.execute(SET_CURRENT, {**about, **mine})
+    connection.execute(SET_SCORE, {**about, "collection": of.collection})
+    if given.axis == OVERALL and not of.rated:
+        connection.execute(update(image).where(image.c.id == given.image_id).values(rated=1))
 
 
 def refresh_rating(connection: Connection, image_id: str, axis: str, rater_id: str) -> None:
     """Finds anew which rating of a rater counts, and what follows for the picture."""
     latest = (
-        select(rating.c.id, rating.c.value)
+        select(rating.c.id.label("rating_id"), rating.c.value)
         .join(judgement, judgement.c.id == rating.c.id)
         .where(rating.c.image_id == image_id, rating.c.axis == axis, judgement.c.rater_id == rater_id, COUNTS)
         .order_by(judgement.c.revision.desc())
         .limit(1)
     )
     found = connection.execute(latest).first()
-    mine = and_(current.c.image_id == image_id, current.c.axis == axis, current.c.rater_id == rater_id)
-    connection.execute(delete(current).where(mine))
-    row = connection.execute(select(image.c.revision, image.c.collection).where(image.c.id == image_id)).one()
+    mine = {"image_id": image_id, "axis": axis, "rater_id": rater_id}
+    of = connection.execute(select(image.c.revision, image.c.collection).where(image.c.id == image_id)).one()
+    connection.execute(delete(current).where(*[current.c[name] == value for name, value in mine.items()]))
     if found is not None:
-        values = {"image_id": image_id, "axis": axis, "rater_id": rater_id, "image_revision": row.revision}
-        connection.execute(insert(current).values(rating_id=found.id, value=found.value, **values))
-    _refresh_score(connection, image_id, axis, row)
-
-
-def _refresh_score(connection: Connection, image_id: str, axis: str, row: Any) -> None:
-    mean = select(func.avg(current.c.value), func.count()).where(current.c.image_id == image_id, current.c.axis == axis)
-    value, ratings = connection.execute(mean).one()
+        connection.execute(SET_CURRENT, {**mine, **found._mapping, "image_revision": of.revision})
     connection.execute(delete(score).where(score.c.image_id == image_id, score.c.axis == axis))
-    if ratings:
-        values = {"collection": row.collection, "image_revision": row.revision}
-        connection.execute(insert(score).values(image_id=image_id, axis=axis, value=value, ratings=ratings, **values))
+    scored = connection.execute(SET_SCORE, {"image_id": image_id, "axis": axis, "collection": of.collection})
     if axis == OVERALL:
-        connection.execute(update(image).where(image.c.id == image_id).values(rated=1 if ratings else 0))
+        connection.execute(update(image).where(image.c.id == image_id).values(rated=scored.rowcount))
 
 
-def agreement_on(connection: Connection, rater_id: str, axis: str, left: str, right: str) -> Agreement:
-    """How often a rater chose the same of two pictures as the time before, in either order; ties left out."""
+def choices(connection: Connection, rater_id: str, axis: str, left: str, right: str) -> dict[str, str]:
+    """Which of two pictures a rater chose, by comparison, in either order of the sides; oldest first, ties left out."""
     same = and_(comparison.c.left_id == left, comparison.c.right_id == right)
     swapped = and_(comparison.c.left_id == right, comparison.c.right_id == left)
     rows = (
-        select(comparison.c.left_id, comparison.c.right_id, comparison.c.winner)
+        select(comparison.c.id, comparison.c.left_id, comparison.c.right_id, comparison.c.winner)
         .join(judgement, judgement.c.id == comparison.c.id)
         .where(same | swapped, comparison.c.axis == axis, judgement.c.rater_id == rater_id, COUNTS)
         .where(comparison.c.winner.in_(("left", "right")))
         .order_by(judgement.c.revision)
     )
-    return agreement([row.left_id if row.winner == "left" else row.right_id for row in connection.execute(rows)])
+    return {row.id: row.left_id if row.winner == "left" else row.right_id for row in connection.execute(rows)}
 
 
-def count_judgement(connection: Connection, rater_id: str, kind: str, change: int) -> None:
-    """One judgement of a kind more or less."""
+def agreement_on(connection: Connection, rater_id: str, axis: str, left: str, right: str) -> Agreement:
+    """How often a rater chose the same of two pictures as the time before."""
+    return agreement(list(choices(connection, rater_id, axis, left, right).values()))
+
+
+def count_judgement(connection: Connection, rater_id: str, kind: str, change: int, **counts: int) -> None:
+    """One judgement of a kind more or less, and what else there is to count of it."""
     add_to_tally(connection, "kind", kind, change)
-    add_to_rater(connection, rater_id, judgements=change)
+    add_to_rater(connection, rater_id, judgements=change, **counts)
 
 
-def count_comparison(
-    connection: Connection, about: tuple[str, str, str, str], winner: str, change: int, before: Agreement
-) -> None:
-    """A comparison more or less. about: rater, axis and both pictures; before: their agreement without the change."""
-    after = agreement_on(connection, *about)
-    changes = {"same": after.same - before.same, "repeats": after.repeats - before.repeats}
-    if winner in ("left", "right"):
-        add_to_rater(connection, about[0], **{f"{winner}s": change}, **changes)
+def count_comparison(connection: Connection, rater_id: str, said: Mapping[str, Any], change: int) -> None:
+    """A comparison more or less, asked while it counts: after it was added or before it is taken back."""
+    chosen = choices(connection, rater_id, said["axis"], said["left_id"], said["right_id"])
+    others = [choice for id_, choice in chosen.items() if id_ != said["id"]]
+    whole, rest = agreement(list(chosen.values())), agreement(others)
+    counts = {"same": change * (whole.same - rest.same), "repeats": change * (whole.repeats - rest.repeats)}
+    if said["winner"] in ("left", "right"):
+        counts[f"{said['winner']}s"] = change
+    count_judgement(connection, rater_id, "comparison", change, **counts)
 
 
-def set_judged(connection: Connection, revision: int) -> None:
-    """Notes that what people said changed at this revision."""
-    connection.execute(update(tables.counter).where(tables.counter.c.name == JUDGED).values(value=revision))
+def set_revision(connection: Connection, revision: int) -> None:
+    """Notes the number of a write that changed what people said."""
+    counter = tables.counter
+    connection.execute(update(counter).where(counter.c.name.in_(("revision", JUDGED))).values(value=revision))
 
 
 def is_current(connection: Connection) -> bool:

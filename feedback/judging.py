@@ -11,17 +11,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import bindparam, insert, select
 
 from . import derived, media, tables
 from .marks import Interaction, Ranking, Region, Tag, WordMark
+from .queries import revision
 from .records import Comment, Comparison, Conflict, InvalidRecord, NotFound, NotYours, Rating
-from .writes import next_revision, now
+from .writes import now
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from collections.abc import Sequence
 
-judgement = tables.judgement
+    from sqlalchemy import Connection, Row
+
+image, judgement = tables.image, tables.judgement
 
 RATING_FIELDS = ("image_id", "axis", "value", "raw", "scale_min", "scale_max", "lead_time")
 COMPARISON_FIELDS = ("axis", "winner", "strength", "policy", "propensity", "lead_time")
@@ -41,13 +44,21 @@ class Stamp:
         return Stamp(str(uuid.uuid4()), now())
 
 
+_RATER = select(tables.rater.c.id).where(tables.rater.c.name == bindparam("rater")).scalar_subquery()
+_LAST = select(tables.counter.c.value).where(tables.counter.c.name == "revision").scalar_subquery()
+_FACTS = select(image.c.id, image.c.revision, image.c.collection, image.c.rated).add_columns(
+    _RATER.label("rater_id"), _LAST.label("last")
+)
+_FACTS = _FACTS.where(image.c.id.in_(bindparam("images", expanding=True)))
+"""All that a judgement has to know, in one question, because others wait meanwhile."""
+
+
 def insert_rating(connection: Connection, rating: Rating, stamp: Stamp | None = None) -> str:
     """Appends a rating, and the comment that came with it."""
-    check_image(connection, rating.image_id)
-    id_, rater_id = _judge(connection, "rating", rating.rater, stamp)
+    id_, rater_id, (of,) = _judge(connection, "rating", rating.rater, [rating.image_id], stamp)
     row = {name: getattr(rating, name) for name in RATING_FIELDS}
-    connection.execute(insert(tables.rating).values(id=id_, **row))
-    derived.refresh_rating(connection, rating.image_id, rating.axis, rater_id)
+    connection.execute(insert(tables.rating), {"id": id_, **row})
+    derived.count_rating(connection, id_, rater_id, rating, of)
     if rating.comment is not None:
         _insert_comment(connection, Comment(rating.image_id, rating.comment, rating.rater), about=id_)
     return id_
@@ -55,24 +66,18 @@ def insert_rating(connection: Connection, rating: Rating, stamp: Stamp | None = 
 
 def insert_comparison(connection: Connection, comparison: Comparison, stamp: Stamp | None = None) -> str:
     """Appends a comparison."""
-    check_image(connection, comparison.left)
-    check_image(connection, comparison.right)
-    id_, rater_id = _judge(connection, "comparison", comparison.rater, stamp)
-    about = (rater_id, comparison.axis, comparison.left, comparison.right)
-    before = derived.agreement_on(connection, *about)
+    pair = [comparison.left, comparison.right]
+    id_, rater_id, _ = _judge(connection, "comparison", comparison.rater, pair, stamp)
     row = {name: getattr(comparison, name) for name in COMPARISON_FIELDS}
-    connection.execute(
-        insert(tables.comparison).values(id=id_, left_id=comparison.left, right_id=comparison.right, **row)
-    )
-    derived.count_comparison(connection, about, comparison.winner, 1, before)
+    row |= {"id": id_, "left_id": comparison.left, "right_id": comparison.right}
+    connection.execute(insert(tables.comparison), row)
+    derived.count_comparison(connection, rater_id, row, 1)
     return id_
 
 
 def insert_ranking(connection: Connection, ranking: Ranking, stamp: Stamp | None = None) -> str:
     """Appends a ranking."""
-    for image_id in ranking.image_ids:
-        check_image(connection, image_id)
-    id_, _ = _judge(connection, "ranking", ranking.rater, stamp)
+    id_, _, _ = _judge(connection, "ranking", ranking.rater, ranking.image_ids, stamp)
     connection.execute(insert(tables.ranking).values(id=id_, axis=ranking.axis, lead_time=ranking.lead_time))
     entries = [
         {"ranking_id": id_, "place": place, "image_id": image_id} for place, image_id in enumerate(ranking.image_ids)
@@ -83,8 +88,7 @@ def insert_ranking(connection: Connection, ranking: Ranking, stamp: Stamp | None
 
 def insert_region(connection: Connection, region: Region, mask: bytes | None, stamp: Stamp | None = None) -> str:
     """Appends a marked place. mask: as it is to be kept, see `clean_mask`."""
-    check_image(connection, region.image_id)
-    id_, _ = _judge(connection, "region", region.rater, stamp)
+    id_, _, _ = _judge(connection, "region", region.rater, [region.image_id], stamp)
     row = {name: getattr(region, name) for name in REGION_FIELDS}
     geometry = json.dumps(region.geometry, allow_nan=False)
     connection.execute(insert(tables.region).values(id=id_, geometry=geometry, mask=mask, **row))
@@ -110,7 +114,7 @@ def clean_mask(region: Region, width: int, height: int) -> bytes | None:
 
 def insert_word_mark(connection: Connection, mark: WordMark, stamp: Stamp | None = None) -> str:
     """Appends a marked word. Raises InvalidRecord unless it stands there in the prompt."""
-    check_image(connection, mark.image_id)
+    id_, _, _ = _judge(connection, "word_mark", mark.rater, [mark.image_id], stamp)
     made = tables.generation
     prompt = connection.execute(select(made.c.prompt).where(made.c.image_id == mark.image_id)).scalar()
     words = [] if prompt is None else prompt.split()
@@ -119,14 +123,12 @@ def insert_word_mark(connection: Connection, mark: WordMark, stamp: Stamp | None
             f"Word {mark.word_index} of the prompt, counted from 0, is not {mark.word[:60]!r}"
             + (f" but {words[mark.word_index][:60]!r}." if mark.word_index < len(words) else "; there is no such word.")
         )
-    id_, _ = _judge(connection, "word_mark", mark.rater, stamp)
     connection.execute(insert(tables.word_mark).values(id=id_, **{name: getattr(mark, name) for name in WORD_FIELDS}))
     return id_
 
 
 def insert_tag(connection: Connection, tag: Tag, stamp: Stamp | None = None) -> str:
     """Appends a tag; the id of the one that is there if the rater put it on the picture before."""
-    check_image(connection, tag.image_id)
     word = tag.tag.strip()
     there = (
         select(tables.tag.c.id)
@@ -137,17 +139,15 @@ def insert_tag(connection: Connection, tag: Tag, stamp: Stamp | None = None) -> 
     )
     if (found := connection.execute(there).scalar()) is not None:
         return found
-    id_, _ = _judge(connection, "tag", tag.rater, stamp)
+    id_, _, _ = _judge(connection, "tag", tag.rater, [tag.image_id], stamp)
     connection.execute(insert(tables.tag).values(id=id_, image_id=tag.image_id, tag=word))
     return id_
 
 
 def insert_interaction(connection: Connection, done: Interaction, stamp: Stamp | None = None) -> str:
     """Appends what somebody did with a picture."""
-    check_image(connection, done.image_id)
-    if done.result_id is not None:
-        check_image(connection, done.result_id)
-    id_, _ = _judge(connection, "interaction", done.rater, stamp)
+    images = [done.image_id] if done.result_id is None else [done.image_id, done.result_id]
+    id_, _, _ = _judge(connection, "interaction", done.rater, images, stamp)
     row = {"image_id": done.image_id, "result_id": done.result_id, "kind": done.kind}
     connection.execute(insert(tables.interaction).values(id=id_, **row))
     return id_
@@ -155,34 +155,39 @@ def insert_interaction(connection: Connection, done: Interaction, stamp: Stamp |
 
 def insert_comment(connection: Connection, comment: Comment, stamp: Stamp | None = None) -> str:
     """Appends a comment."""
-    check_image(connection, comment.image_id)
     return _insert_comment(connection, comment, about=None, stamp=stamp)
 
 
 def _insert_comment(connection: Connection, comment: Comment, about: str | None, stamp: Stamp | None = None) -> str:
-    id_, _ = _judge(connection, "comment", comment.rater, stamp)
+    id_, _, _ = _judge(connection, "comment", comment.rater, [comment.image_id], stamp)
     connection.execute(insert(tables.comment).values(id=id_, image_id=comment.image_id, about=about, text=comment.text))
     return id_
 
 
-def check_image(connection: Connection, image_id: str) -> None:
-    """Raises NotFound for a picture that is not there."""
-    if connection.execute(select(tables.image.c.id).where(tables.image.c.id == image_id)).first() is None:
-        raise NotFound(f"There is no picture {image_id!r} in the feedback database.")
-
-
 def _judge(
-    connection: Connection, kind: str, rater: str, stamp: Stamp | None = None, supersedes: str | None = None
-) -> tuple[str, str]:
-    """(id of the new judgement, id of the rater)."""
-    stamp, rater_id = stamp or Stamp.new(), rater_named(connection, rater)
-    revision = next_revision(connection)
-    row = {"rater_id": rater_id, "supersedes": supersedes, "created_at": stamp.at, "revision": revision}
-    connection.execute(insert(judgement).values(id=stamp.id, kind=kind, **row))
-    derived.set_judged(connection, revision)
-    if kind != "undo":
+    connection: Connection, kind: str, rater: str, images: Sequence[str], stamp: Stamp | None = None
+) -> tuple[str, str, list[Row[Any]]]:
+    """(id of the new judgement, id of the rater, the pictures' rows). Raises NotFound for an unknown picture."""
+    found = {row.id: row for row in connection.execute(_FACTS, {"rater": rater, "images": list(images)})}
+    for image_id in images:
+        if image_id not in found:
+            raise NotFound(f"There is no picture {image_id!r} in the feedback database.")
+    rows = [found[image_id] for image_id in images]
+    rater_id = rows[0].rater_id or rater_named(connection, rater)
+    id_ = _append(connection, kind, rater_id, rows[0].last + 1, stamp)
+    if kind != "comparison":
         derived.count_judgement(connection, rater_id, kind, 1)
-    return stamp.id, rater_id
+    return id_, rater_id, rows
+
+
+def _append(
+    connection: Connection, kind: str, rater_id: str, revision: int, stamp: Stamp | None, supersedes: str | None = None
+) -> str:
+    stamp = stamp or Stamp.new()
+    derived.set_revision(connection, revision)
+    row = {"id": stamp.id, "created_at": stamp.at, "kind": kind, "rater_id": rater_id, "supersedes": supersedes}
+    connection.execute(insert(judgement), {**row, "revision": revision})
+    return stamp.id
 
 
 def rater_named(connection: Connection, name: str) -> str:
@@ -212,23 +217,21 @@ def insert_undo(
     also = select(tables.comment.c.id).where(tables.comment.c.about == judgement_id)
     earlier = _earlier_ratings(connection, found) if clear else []
     for other in [*connection.execute(also).scalars(), *earlier]:
-        _supersede(connection, other, found.rater)
-    return _supersede(connection, judgement_id, found.rater, stamp)
+        _supersede(connection, other)
+    return _supersede(connection, judgement_id, stamp)
 
 
-def _supersede(connection: Connection, judgement_id: str, rater: str, stamp: Stamp | None = None) -> str:
+def _supersede(connection: Connection, judgement_id: str, stamp: Stamp | None = None) -> str:
     undo = connection.execute(select(judgement.c.id).where(judgement.c.supersedes == judgement_id)).scalar()
     if undo is not None:
         return undo
     row = connection.execute(select(judgement).where(judgement.c.id == judgement_id)).one()
-    pair = tables.comparison
-    compared = connection.execute(select(pair).where(pair.c.id == judgement_id)).first()
-    about = compared and (row.rater_id, compared.axis, compared.left_id, compared.right_id)
-    before = derived.agreement_on(connection, *about) if about else None
-    undo, _ = _judge(connection, "undo", rater, stamp, judgement_id)
-    derived.count_judgement(connection, row.rater_id, row.kind, -1)
-    if compared and about and before:
-        derived.count_comparison(connection, about, compared.winner, -1, before)
+    if row.kind == "comparison":
+        compared = connection.execute(select(tables.comparison).where(tables.comparison.c.id == judgement_id)).one()
+        derived.count_comparison(connection, row.rater_id, compared._mapping, -1)
+    else:
+        derived.count_judgement(connection, row.rater_id, row.kind, -1)
+    undo = _append(connection, "undo", row.rater_id, revision(connection) + 1, stamp, judgement_id)
     if row.kind == "rating":
         of = select(tables.rating.c.image_id, tables.rating.c.axis).where(tables.rating.c.id == judgement_id)
         image_id, axis = connection.execute(of).one()
