@@ -69,6 +69,7 @@ class Guide:
     transport: what carries the slope to x0; without one, the variance V.
     orthogonal: keeps only the part of the step that is orthogonal to the estimate, which saturates less.
     at_once: how many samples' graphs are kept at a time.
+    on_step: told (B,), how much one standard deviation of x0 given x could change the reward, in units of `negligible`.
     """
 
     reward: RewardOfLatent
@@ -78,6 +79,7 @@ class Guide:
     transport: Transport | None = None
     orthogonal: bool = False
     at_once: int | None = None
+    on_step: Callable[[Tensor], None] | None = None
 
 
 def guided(denoised: Tensor, sigma: Tensor, guides: Sequence[Guide], process: Process, tau: float) -> Tensor:
@@ -199,7 +201,10 @@ def _step(denoised: Tensor, guide: Guide, deviation: Tensor, tau: float) -> Tens
     weight = torch.ones_like(slope) if guide.mask is None else guide.mask.to(slope).expand_as(slope)
     dimensions = weight.sum(dim=tuple(range(1, slope.ndim)), keepdim=True)
     possible = deviation * size * dimensions.sqrt()
-    length = tau * guide.strength * deviation * (possible / guide.negligible).clamp(max=1)
+    room = possible / guide.negligible
+    if guide.on_step is not None:
+        guide.on_step(room.flatten())
+    length = tau * guide.strength * deviation * room.clamp(max=1)
     direction = slope if guide.transport is None else guide.transport(slope).to(slope)
     step = length * weight * direction / rms(direction, guide.mask).clamp(min=torch.finfo(slope.dtype).tiny)
     return orthogonal_part(step, denoised) if guide.orthogonal else step

@@ -3,163 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-import comfy.model_management
 import comfy.sampler_helpers
-import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, WrappersMP
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..diffusion.process import Process
 from ..feedback.rewards.base import Reward
-from ..guidance.gradient import (
-    LATENT,
-    PIXEL,
-    GuidanceError,
-    Guide,
-    Transport,
-    TrustRegion,
-    guided,
-    orthogonal_part,
-    tilted,
-)
+from ..guidance.gradient import LATENT, PIXEL, GuidanceError, TrustRegion
 from .compat import REWARD, io
-from .decoder import SIZES, Decoder, check_pictures, decoder_of
-from .denoiser import (
-    Shared,
-    WrongConnectionError,
-    encoders_of,
-    gradients,
-    normal_reward,
-    patchers_of,
-    process_of,
-    process_of_sampling,
-)
-from .encoder import ClipVisionEncoder, ManagedNetwork
-from .jacobian import METHODS, check_method, transport_of
+from .decoder import SIZES, decoder_of
+from .denoiser import WrongConnectionError, process_of
+from .jacobian import METHODS, check_method
+from .pull import EXACT, OPTIMISE, Manner, Pull, RewardGuidance
+from .sight import Sight, plain_statistics
 
 KEY = "feedback_loop_guidance"
-OPTIMISE, EXACT = "optimise", "exact"
-
-
-@dataclass(frozen=True)
-class Manner:
-    """How a reward steers. temperature: inverse, of the law that exact mode aims at. method: one of METHODS."""
-
-    mode: str = OPTIMISE
-    temperature: float = 1.0
-    method: str = "fast"
-    orthogonal: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Pull:
-    """One guidance node's wish: this reward, through this decoder, this strongly, between these shares of the run."""
-
-    reward: Reward
-    decoder: Decoder
-    strength: float
-    start: float = 0.0
-    end: float = 1.0
-    mask: Tensor | None = None
-    manner: Manner = Manner()
-    normal: Shared[Reward] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "normal", normal_reward(self.reward))
-
-    def acts(self, sampling: Any, sigma: Tensor) -> bool:
-        noise = float(sigma.max())
-        return float(sampling.percent_to_sigma(self.end)) <= noise <= float(sampling.percent_to_sigma(self.start))
-
-    def score(self, latents: Tensor) -> Tensor:
-        """(B, C, *spatial) -> (B,) on the latents' device."""
-        images = self.decoder(latents)
-        reward = self.normal()
-        reward.to(images.device)
-        return reward(images).to(latents.device)
-
-    def guide(self, denoised: Tensor, transport: Transport | None = None, at_once: int | None = None) -> Guide:
-        mask = None if self.mask is None else latent_mask(self.mask, denoised)
-        orthogonal = self.manner.orthogonal
-        return Guide(self.score, self.strength, mask, self.reward.negligible, transport, orthogonal, at_once)
-
-    def release(self) -> None:
-        self.normal.release()
-        self.decoder.release()
-        for encoder in encoders_of(self.reward):
-            if isinstance(encoder, ClipVisionEncoder | ManagedNetwork):
-                encoder.release()
-
-
-def exact_step(denoised: Tensor, sigma: Tensor, pull: Pull, guide: Guide, process: Process) -> Tensor:
-    """The estimate under the law tilted by the pull's reward; strength scales the inverse temperature."""
-    temperature = pull.strength * pull.manner.temperature
-    aim = tilted(denoised, sigma, guide.reward, process, temperature, transport=guide.transport, at_once=guide.at_once)
-    step = aim.float() - denoised.float()
-    if guide.orthogonal:
-        step = orthogonal_part(step, denoised)
-    if guide.mask is not None:
-        step = guide.mask.to(step) * step
-    return (denoised.float() + step).to(denoised.dtype)
-
-
-@dataclass(frozen=True, eq=False)
-class RewardGuidance:
-    """The post-CFG function. All guidance nodes on a model end up in one of these: they share its trust region."""
-
-    pulls: tuple[Pull, ...]
-    region: TrustRegion
-
-    def __call__(self, args: dict[str, Any]) -> Tensor:
-        denoised, sigma, sampling = args["denoised"], args["sigma"], args["model"].model_sampling
-        process = process_of_sampling(sampling)
-        pulls = [pull for pull in self.pulls if pull.acts(sampling, sigma)]
-        if not pulls or not self.region.holds(process, sigma):
-            return denoised
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        check_pictures(denoised.shape)
-        with gradients():
-            return self._guided(args, denoised.clone(), sigma.clone().expand(len(denoised)), pulls, process)
-
-    def _guided(
-        self, args: dict[str, Any], denoised: Tensor, sigma: Tensor, pulls: Sequence[Pull], process: Process
-    ) -> Tensor:
-        """In as many parts as memory asks for: no picture's step depends on another's."""
-        at_once = pictures_at_once(denoised, pulls)
-        guides = [pull.guide(denoised, transport_of(pull.manner.method, args, process), at_once) for pull in pulls]
-        for pull, guide in zip(pulls, guides, strict=True):
-            if pull.manner.mode == EXACT:
-                denoised = exact_step(denoised, sigma, pull, guide, process)
-        shared = [guide for pull, guide in zip(pulls, guides, strict=True) if pull.manner.mode == OPTIMISE]
-        return guided(denoised, sigma, shared, process, self.region.tau)
-
-    def memory_for(self, shape: Sequence[int]) -> float:
-        return max(pull.decoder.memory_for(check_pictures(shape)) for pull in self.pulls)
-
-    def release(self, _patcher: ModelPatcher | None = None) -> None:
-        """After a run, so that ComfyUI can free the memory of what it unloads."""
-        for pull in self.pulls:
-            pull.release()
-
-
-def pictures_at_once(denoised: Tensor, pulls: Sequence[Pull]) -> int:
-    """How many pictures' graphs fit into free memory, one at least."""
-    one = (1, *check_pictures(denoised.shape)[1:])
-    needed = max(pull.decoder.memory_for(one) for pull in pulls)
-    free = min(comfy.model_management.get_free_memory(pull.decoder.patcher.load_device) for pull in pulls)
-    return max(1, min(len(denoised), int(free / max(needed, 1))))
-
-
-def latent_mask(mask: Tensor, like: Tensor) -> Tensor:
-    """A MASK (B or 1, H, W) as (B, 1, *spatial) at the latent's size; the last one serves for pictures without one."""
-    mask = mask.clone().float().reshape(-1, 1, *mask.shape[-2:]).clamp(0, 1)
-    mask = nn.functional.interpolate(mask, size=like.shape[-2:], mode="area")
-    mask = mask[torch.arange(len(like)).clamp(max=len(mask) - 1)]
-    return mask.reshape(len(like), *(1,) * (like.ndim - 3), *like.shape[-2:]).to(like.device)
 
 
 def add_guidance(model: ModelPatcher, pull: Pull) -> ModelPatcher:
@@ -181,7 +41,7 @@ def region_of(model: ModelPatcher) -> TrustRegion:
 
 
 def _manage_memory(model: ModelPatcher, guidance: RewardGuidance) -> None:
-    networks = [p for pull in guidance.pulls for p in (pull.decoder.patcher, *patchers_of(pull.reward))]
+    networks = [patcher for pull in guidance.pulls for patcher in pull.patchers()]
     unique = {id(patcher.model): patcher for patcher in networks}
     model.set_additional_models(KEY, list(unique.values()))
     model.remove_callbacks_with_key(CallbacksMP.ON_CLEANUP, KEY)
@@ -199,6 +59,7 @@ def _reserving(guidance: RewardGuidance) -> Any:
     def prepare(
         executor: Any, model: ModelPatcher, noise_shape: Sequence[int], conds: Any, *args: Any, **kwargs: Any
     ) -> Any:
+        guidance.begin()
         planned, _ = comfy.sampler_helpers.estimate_memory(model, noise_shape, conds)
         extra = guidance.memory_for((1, *noise_shape[1:]))
         batch = noise_shape[0] * (1 + extra / max(planned, 1))
@@ -209,14 +70,20 @@ def _reserving(guidance: RewardGuidance) -> Any:
 
 def check_reward(reward: Any) -> Reward:
     """The reward, or GuidanceError that says what to connect."""
-    if not isinstance(reward, Reward):
-        raise WrongConnectionError(
-            "What is connected as `reward` is no reward of this pack. Connect a Feedback Loop reward node."
-        )
+    check_judge(reward, "reward")
     if not reward.differentiable:
         raise GuidanceError(
             f"The reward '{reward.name}' has no gradient, so it cannot guide a run. "
             "Use it to score pictures, or connect another reward."
+        )
+    return reward
+
+
+def check_judge(reward: Any, name: str = "judge") -> Reward:
+    """A reward with or without a gradient, or WrongConnectionError."""
+    if not isinstance(reward, Reward):
+        raise WrongConnectionError(
+            f"What is connected as `{name}` is no reward of this pack. Connect a Feedback Loop reward node."
         )
     return reward
 
@@ -325,8 +192,21 @@ class FeedbackRewardGuidance(io.ComfyNode):
                     tooltip="Leaves out the part of each step that only makes the estimate as a whole stronger or "
                     "weaker. Colours saturate less.",
                 ),
+                REWARD.Input(
+                    "judge",
+                    optional=True,
+                    tooltip="A second reward, which steers nothing. The node says so when it falls while the first "
+                    "is pushed up: then the first is being outwitted. Costs two more decodings a step.",
+                ),
+                io.Image.Input(
+                    "plain",
+                    optional=True,
+                    tooltip="Pictures of the same model without guidance. The node says so when steered ones leave "
+                    "their range of saturation or detail. Without them only what no photograph has is reported.",
+                ),
             ],
             outputs=[io.Model.Output(tooltip="The steered model, for any sampler.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -344,6 +224,8 @@ class FeedbackRewardGuidance(io.ComfyNode):
         mode: str = OPTIMISE,
         inverse_temperature: float = 1.0,
         orthogonal: bool = False,
+        judge: Reward | None = None,
+        plain: Tensor | None = None,
     ) -> io.NodeOutput:
         process_of(model)
         check_reward(reward)
@@ -353,7 +235,9 @@ class FeedbackRewardGuidance(io.ComfyNode):
         if strength == 0:
             return io.NodeOutput(model)
         manner = Manner(mode, inverse_temperature, gradient, orthogonal)
-        pull = Pull(reward, decode, strength, start_percent, end_percent, mask, manner)
+        node = str(cls.hidden.unique_id or "") if cls.hidden else ""
+        sight = Sight(node, plain_statistics(plain), None if judge is None else check_judge(judge))
+        pull = Pull(reward, decode, strength, start_percent, end_percent, mask, manner, sight)
         return io.NodeOutput(add_guidance(model, pull))
 
 

@@ -15,7 +15,8 @@ from feedback_loop.feedback.rewards.watermark import Detector, WatermarkPenalty
 from feedback_loop.guidance.gradient import LATENT, GuidanceError
 from feedback_loop.nodes.denoiser import WrongConnectionError, process_of
 from feedback_loop.nodes.encoder import encoder_from
-from feedback_loop.nodes.guidance import FeedbackRewardGuidance, RewardGuidance, latent_mask, pictures_at_once
+from feedback_loop.nodes.guidance import FeedbackRewardGuidance
+from feedback_loop.nodes.pull import RewardGuidance, latent_mask, pictures_at_once
 from feedback_loop.tests.nodes import tiny_models
 
 

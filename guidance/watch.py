@@ -1,0 +1,114 @@
+"""What a steered run is seen to do, step by step, and a clear word when that is nothing or too much.
+
+Rewards can be outwitted: a score climbs while the pictures get worse. Three things show it without knowing what is in
+the picture: colours or detail beyond what the same model makes unsteered, and a second reward that falls where the
+first is pushed up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..feedback.rewards.colour import saturation, sharpness
+
+QUIET = 0.1
+"""A step whose reward could change by less than this share of what counts as a change does nothing."""
+
+MOST = 0.8
+"""The share of steps from which on the whole run is said to be so."""
+
+BEYOND = 0.25
+"""The share of pictures outside the plain range from which on steering is said to be too much."""
+
+WIDE = {"saturation": (-0.01, 0.75), "detail": (-3.0, -0.45)}
+"""Without plain pictures: what next to no photograph or drawing reaches; see `statistics` for the units."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """One steered step of a batch. All (B,): reward at the estimate; room: how much one standard deviation of x0 given
+    x could change the reward, as a share of what counts as a change; judge: a second reward before and after it."""
+
+    step: int
+    reward: Tensor
+    room: Tensor
+    judge: tuple[Tensor, Tensor] | None = None
+
+
+@dataclass
+class Watch:
+    """Collects what is seen of one run; `plain`: statistics of unsteered pictures, each (N,)."""
+
+    plain: Mapping[str, Tensor] | None = None
+    looks: list[Look] = field(default_factory=list)
+    last: dict[str, Tensor] = field(default_factory=dict)
+
+    def see(self, look: Look, images: Tensor) -> None:
+        """images: (B,3,H,W) in 0..1, the decoded estimate."""
+        self.looks.append(look)
+        self.last = statistics(images)
+
+    def problems(self) -> list[str]:
+        """What is wrong with the run, in sentences; empty when nothing is."""
+        if not self.looks:
+            return ["No step was steered: start_percent to end_percent holds none of this run's steps."]
+        return [said for said in (self._nothing(), self._beyond(), self._betrayed()) if said]
+
+    def _nothing(self) -> str:
+        quiet = torch.stack([(look.room < QUIET).float().mean() for look in self.looks]).mean()
+        if quiet < MOST:
+            return ""
+        return (
+            "The reward hardly depends on these pictures: guidance did next to nothing. It is satisfied already, or "
+            "cannot see what it looks for here."
+        )
+
+    def _beyond(self) -> str:
+        for name, values in self.last.items():
+            low, high = self._range(name)
+            outside = ((values < low) | (values > high)).float().mean()
+            if outside > BEYOND:
+                where = "above" if (values > high).sum() >= (values < low).sum() else "below"
+                return (
+                    f"The {name} of {outside:.0%} of the pictures is {where} what unsteered ones have: the reward is "
+                    "being outwitted. Lower the strength, or end earlier."
+                )
+        return ""
+
+    def _range(self, name: str) -> tuple[float, float]:
+        """From the lowest to the highest plain picture, widened by half a standard deviation."""
+        if self.plain is None:
+            return WIDE[name]
+        values = self.plain[name]
+        margin = 0.5 * float(values.std(correction=0)) if len(values) > 1 else 0.1
+        return float(values.min()) - margin, float(values.max()) + margin
+
+    def _betrayed(self) -> str:
+        changes = [after - before for before, after in (look.judge for look in self.looks if look.judge is not None)]
+        if not changes:
+            return ""
+        total = torch.stack(changes).sum(0)
+        if (total < 0).float().mean() <= 0.5:
+            return ""
+        return (
+            f"Steering lowered the second reward in {(total < 0).float().mean():.0%} of the pictures, by "
+            f"{-float(total.mean()):.2g} on average: what the first gains may be no improvement."
+        )
+
+
+def statistics(images: Tensor) -> dict[str, Tensor]:
+    """Of pictures (B,3,H,W) in 0..1, each (B,): saturation, the mean of largest less smallest channel; detail, log10 of
+    the root mean square of luma's Laplacian."""
+    images = images.detach().float()
+    return {"saturation": saturation(images).cpu(), "detail": sharpness(images).cpu()}
+
+
+def curve(looks: Sequence[Look]) -> list[tuple[int, float, float, float]]:
+    """(step, lowest, mean, highest reward of the batch) of each look."""
+    return [
+        (look.step, float(look.reward.min()), float(look.reward.mean()), float(look.reward.max())) for look in looks
+    ]

@@ -1,0 +1,195 @@
+"""One guidance node's wish, and the post-CFG function that follows those of all guidance nodes on a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import comfy.model_management
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor, nn
+
+from ..diffusion.process import Process
+from ..feedback.rewards.base import Reward
+from ..guidance.gradient import GuidanceError, Guide, Transport, TrustRegion, guided, orthogonal_part, tilted
+from .decoder import Decoder, check_pictures
+from .denoiser import Shared, encoders_of, gradients, normal_reward, patchers_of, process_of_sampling
+from .encoder import ClipVisionEncoder, ManagedNetwork
+from .jacobian import transport_of
+from .sight import Sight
+
+OPTIMISE, EXACT = "optimise", "exact"
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a reward steers. temperature: inverse, of the law that exact mode aims at. method: one of METHODS."""
+
+    mode: str = OPTIMISE
+    temperature: float = 1.0
+    method: str = "fast"
+    orthogonal: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Pull:
+    """One guidance node's wish: this reward, through this decoder, this strongly, between these shares of the run."""
+
+    reward: Reward
+    decoder: Decoder
+    strength: float
+    start: float = 0.0
+    end: float = 1.0
+    mask: Tensor | None = None
+    manner: Manner = Manner()
+    sight: Sight = field(default_factory=Sight)
+    normal: Shared[Reward] = field(init=False)
+    judge: Shared[Reward] | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "normal", normal_reward(self.reward))
+        judge = self.sight.judge
+        object.__setattr__(self, "judge", None if judge is None else normal_reward(judge))
+
+    def acts(self, sampling: Any, sigma: Tensor) -> bool:
+        noise = float(sigma.max())
+        if not float(sampling.percent_to_sigma(self.end)) <= noise <= float(sampling.percent_to_sigma(self.start)):
+            return False
+        return self.reward.at(percent_of(sampling, noise)) is not None
+
+    def score(self, latents: Tensor, percent: float) -> Tensor:
+        """(B, C, *spatial) -> (B,) on the latents' device, by what of the reward counts at this share of the run."""
+        images = self.decoder(latents)
+        reward = self.normal().at(percent)
+        if reward is None:
+            raise GuidanceError(f"The reward '{self.reward.name}' does not count at {percent:.0%} of the run.")
+        scores = _scored(reward, images)
+        self.sight.scored(images, scores)
+        return scores.to(latents.device)
+
+    def judged(self, latents: Tensor, at_once: int) -> Tensor | None:
+        """What the second reward says, (B,) on the CPU."""
+        if self.judge is None:
+            return None
+        with torch.no_grad():
+            parts = [_scored(self.judge(), self.decoder(part)) for part in latents.split(at_once)]
+        return torch.cat(parts).cpu()
+
+    def guide(self, denoised: Tensor, percent: float, transport: Transport | None, at_once: int) -> Guide:
+        mask = None if self.mask is None else latent_mask(self.mask, denoised)
+        guide = Guide(lambda x: self.score(x, percent), self.strength, mask, self.reward.negligible, transport)
+        return replace(guide, orthogonal=self.manner.orthogonal, at_once=at_once, on_step=self.sight.roomy)
+
+    def patchers(self) -> list[ModelPatcher]:
+        """What ComfyUI's memory management has to see, each network once or more."""
+        judge = [] if self.sight.judge is None else patchers_of(self.sight.judge)
+        return [self.decoder.patcher, *patchers_of(self.reward), *judge]
+
+    def release(self) -> None:
+        self.normal.release()
+        if self.judge is not None:
+            self.judge.release()
+        self.decoder.release()
+        rewards = [self.reward] if self.sight.judge is None else [self.reward, self.sight.judge]
+        for encoder in (encoder for reward in rewards for encoder in encoders_of(reward)):
+            if isinstance(encoder, ClipVisionEncoder | ManagedNetwork):
+                encoder.release()
+
+
+def percent_of(sampling: Any, sigma: float) -> float:
+    """The share of a run, 0 its beginning and 1 its end, at which its schedule reaches this noise: the reverse of
+    ComfyUI's `percent_to_sigma`, which falls."""
+    low, high = 0.0, 1.0
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (middle, high) if float(sampling.percent_to_sigma(middle)) > sigma else (low, middle)
+    return (low + high) / 2
+
+
+def _scored(reward: Reward, images: Tensor) -> Tensor:
+    reward.to(images.device)
+    return reward(images)
+
+
+def exact_step(denoised: Tensor, sigma: Tensor, pull: Pull, guide: Guide, process: Process) -> Tensor:
+    """The estimate under the law tilted by the pull's reward; strength scales the inverse temperature."""
+    temperature = pull.strength * pull.manner.temperature
+    aim = tilted(denoised, sigma, guide.reward, process, temperature, transport=guide.transport, at_once=guide.at_once)
+    step = aim.float() - denoised.float()
+    if guide.orthogonal:
+        step = orthogonal_part(step, denoised)
+    if guide.mask is not None:
+        step = guide.mask.to(step) * step
+    return (denoised.float() + step).to(denoised.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class RewardGuidance:
+    """The post-CFG function. All guidance nodes on a model end up in one of these: they share its trust region."""
+
+    pulls: tuple[Pull, ...]
+    region: TrustRegion
+
+    def __call__(self, args: dict[str, Any]) -> Tensor:
+        denoised, sigma, sampling = args["denoised"], args["sigma"], args["model"].model_sampling
+        process = process_of_sampling(sampling)
+        pulls = [pull for pull in self.pulls if pull.acts(sampling, sigma)]
+        if not pulls or not self.region.holds(process, sigma):
+            return denoised
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        check_pictures(denoised.shape)
+        with gradients():
+            return self._guided(args, denoised.clone(), sigma.clone().expand(len(denoised)), pulls, process)
+
+    def _guided(
+        self, args: dict[str, Any], denoised: Tensor, sigma: Tensor, pulls: Sequence[Pull], process: Process
+    ) -> Tensor:
+        """In as many parts as memory asks for: no picture's step depends on another's."""
+        at_once = pictures_at_once(denoised, pulls)
+        before = [pull.judged(denoised, at_once) for pull in pulls]
+        percent = percent_of(args["model"].model_sampling, float(sigma.max()))
+        guides = [
+            pull.guide(denoised, percent, transport_of(pull.manner.method, args, process), at_once) for pull in pulls
+        ]
+        steered = denoised
+        for pull, guide in zip(pulls, guides, strict=True):
+            pull.sight.begin_step()
+            if pull.manner.mode == EXACT:
+                steered = exact_step(steered, sigma, pull, guide, process)
+        shared = [guide for pull, guide in zip(pulls, guides, strict=True) if pull.manner.mode == OPTIMISE]
+        steered = guided(steered, sigma, shared, process, self.region.tau)
+        for pull, was in zip(pulls, before, strict=True):
+            now = pull.judged(steered, at_once)
+            pull.sight.end_step(len(steered), None if was is None or now is None else (was, now))
+        return steered
+
+    def memory_for(self, shape: Sequence[int]) -> float:
+        return max(pull.decoder.memory_for(check_pictures(shape)) for pull in self.pulls)
+
+    def release(self, _patcher: ModelPatcher | None = None) -> None:
+        """After a run, so that ComfyUI can free the memory of what it unloads."""
+        for pull in self.pulls:
+            pull.sight.end()
+            pull.release()
+
+    def begin(self) -> None:
+        for pull in self.pulls:
+            pull.sight.begin()
+
+
+def pictures_at_once(denoised: Tensor, pulls: Sequence[Pull]) -> int:
+    """How many pictures' graphs fit into free memory, one at least."""
+    one = (1, *check_pictures(denoised.shape)[1:])
+    needed = max(pull.decoder.memory_for(one) for pull in pulls)
+    free = min(comfy.model_management.get_free_memory(pull.decoder.patcher.load_device) for pull in pulls)
+    return max(1, min(len(denoised), int(free / max(needed, 1))))
+
+
+def latent_mask(mask: Tensor, like: Tensor) -> Tensor:
+    """A MASK (B or 1, H, W) as (B, 1, *spatial) at the latent's size; the last one serves for pictures without one."""
+    mask = mask.clone().float().reshape(-1, 1, *mask.shape[-2:]).clamp(0, 1)
+    mask = nn.functional.interpolate(mask, size=like.shape[-2:], mode="area")
+    mask = mask[torch.arange(len(like)).clamp(max=len(mask) - 1)]
+    return mask.reshape(len(like), *(1,) * (like.ndim - 3), *like.shape[-2:]).to(like.device)

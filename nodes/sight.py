@@ -1,0 +1,91 @@
+"""What a guidance node sees of its run, told to the pages while the run goes on, and how it ended."""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..feedback.rewards.base import Reward
+from ..guidance.watch import Look, Watch, curve, statistics
+from .compat import tell_pages
+
+EVENT = "feedback_loop.guidance"
+SIDE = 128  # pixels of the preview, at most
+
+
+@dataclass(eq=False)
+class Sight:
+    """Belongs to one guidance node. node: its execution id. plain: statistics of unsteered pictures. judge: a second
+    reward, which steers nothing."""
+
+    node: str = ""
+    plain: dict[str, Tensor] | None = None
+    judge: Reward | None = None
+    watch: Watch = field(default_factory=Watch)
+    _scores: list[Tensor] = field(default_factory=list)
+    _images: list[Tensor] = field(default_factory=list)
+    _room: Tensor | None = None
+
+    def begin(self) -> None:
+        """A run starts: what was seen of the one before is forgotten."""
+        self.watch = Watch(self.plain)
+        self.begin_step()
+
+    def begin_step(self) -> None:
+        self._scores, self._images, self._room = [], [], None
+
+    def scored(self, images: Tensor, scores: Tensor) -> None:
+        """Called whenever the reward is asked; of one step only the first answer for each picture counts."""
+        self._scores.append(scores.detach().cpu())
+        self._images.append(images.detach())
+
+    def roomy(self, room: Tensor) -> None:
+        self._room = room.detach().cpu()
+
+    def end_step(self, count: int, judge: tuple[Tensor, Tensor] | None) -> None:
+        """count: pictures of the batch. Tells the pages."""
+        reward, images = torch.cat(self._scores)[:count], torch.cat(self._images)[:count]
+        room = torch.full((count,), torch.inf) if self._room is None else self._room
+        self.watch.see(Look(len(self.watch.looks) + 1, reward, room, judge), images)
+        self.begin_step()
+        self._tell(preview=picture(images[0]))
+
+    def end(self) -> None:
+        """The run is over, or was stopped."""
+        if self.watch.looks:
+            for problem in self.watch.problems():
+                logging.warning("Reward guidance: %s", problem)
+            self._tell(done=True)
+
+    def _tell(self, done: bool = False, **more: Any) -> None:
+        if self.node:
+            told = {
+                "node": self.node,
+                "curve": curve(self.watch.looks),
+                "problems": self.watch.problems(),
+                "done": done,
+            }
+            tell_pages(EVENT, told | more)
+
+
+def picture(image: Tensor) -> str:
+    """(3, H, W) in 0..1 as the base64 text of a small JPEG."""
+    from PIL import Image
+
+    pixels = (image.float().clamp(0, 1) * 255).byte().permute(1, 2, 0).cpu().numpy()
+    shown, out = Image.fromarray(np.ascontiguousarray(pixels)), io.BytesIO()
+    shown.thumbnail((SIDE, SIDE))
+    shown.save(out, "JPEG", quality=80)
+    return base64.b64encode(out.getvalue()).decode("ascii")
+
+
+def plain_statistics(images: Tensor | None) -> dict[str, Tensor] | None:
+    """Of an IMAGE (B, H, W, C) in 0..1, or None."""
+    return None if images is None else statistics(images.clone()[..., :3].movedim(-1, 1))
