@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -57,6 +57,8 @@ from .said import Record, Said, Undo
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
+
+T = TypeVar("T")
 
 
 class FeedbackStore:
@@ -363,6 +365,14 @@ class FeedbackStore:
     def reliability(self) -> list[RaterReliability]:
         """How steadily everybody judges who did, by name."""
         return self._database.read(counts.reliability)
+
+    def ask(self, question: Callable[[Connection], T]) -> T:
+        """The answer to a question of a module of its own (wishes, refinements, suggestions), on one snapshot."""
+        return self._database.read(question)
+
+    def note(self, change: Callable[[Connection], T]) -> T:
+        """What such a module writes, wholly or not at all; returns once it is on disk."""
+        return self._database.write(change)
 
     # Team mode
 
