@@ -19,9 +19,11 @@ from torch import Tensor
 
 from ..feedback.records import Feedback, ModelRun
 from ..training import lora_files, runs
-from ..training.adapters import LAYERS, Layers, LowRank, MovingAverage
+from ..training.adapters import LAYERS, Layers, MovingAverage
 from ..training.loop import Plan, Step, train
+from ..training.low_rank import Part
 from ..training.objectives import Nft, Objective, Sft
+from ..training.progress import Progress
 from ..training.sources import Example, ForwardSource
 from .compat import FEEDBACK, REWARD, data_directory, io, store, ui
 from .decoder import check_vae
@@ -53,7 +55,7 @@ class Training:
         path = free_lora(name)
         return cls(model, path.stem, about, runs.Run(data_directory() / "runs" / path.stem))
 
-    def follow(self, policy: Policy, source: ForwardSource, objective: Objective, plan: Plan) -> dict[str, LowRank]:
+    def follow(self, policy: Policy, source: ForwardSource, objective: Objective, plan: Plan) -> dict[str, Part]:
         """Trains to the end and gives the moving average. What was learned before an interrupt or error is saved."""
         average = MovingAverage(policy.parameters())
         bar = comfy.utils.ProgressBar(plan.steps)
@@ -66,17 +68,17 @@ class Training:
             bar.update_absolute(step.done)
 
         try:
-            train(policy, source, objective, plan, average, on_step)
+            train(policy, source, objective, plan, Progress(policy.parameters(), average, policy.adapters), on_step)
         except BaseException:  # ComfyUI's interrupt is no Exception; nor may an hour be lost to whatever else happens
             if average.steps:
                 self.save(policy.adapters.low_rank(average.values), f"{self.name}_stopped_at_{average.steps}")
             raise
         return policy.adapters.low_rank(average.values)
 
-    def checkpoint(self, layers: dict[str, LowRank]) -> None:
+    def checkpoint(self, layers: dict[str, Part]) -> None:
         self.run.save(len(self.losses), {"lora": lora_files.to_tensors(layers)}, self.about)
 
-    def save(self, layers: dict[str, LowRank], name: str) -> Path:
+    def save(self, layers: dict[str, Part], name: str) -> Path:
         """Writes models/loras/<name>.safetensors and makes sure that ComfyUI's loader takes all of it."""
         path = lora_folder() / f"{name}.safetensors"
         known = comfy.lora.model_lora_keys_unet(self.model.model, {})

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from .adapters import MovingAverage
 from .objectives import Batch, Objective, View
+from .progress import Progress
 
 
 class Policy(Protocol):
@@ -30,22 +30,28 @@ class Policy(Protocol):
 
 
 class Source(Protocol):
-    def batch_at(self, step: int) -> Batch: ...
+    def batch_at(self, step: int) -> Batch | None:
+        """The batch of that step, None where there is nothing to learn in it: the step then changes nothing."""
+        ...
 
 
 class DivergedError(RuntimeError):
-    """The loss is no longer a number; the moving average still holds the last good weights."""
+    """The loss is no longer a number, also after going back twice; the moving average holds the last good weights."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast. lr falls to 0 over the steps, after a rise over the share `warmup` of them."""
+    """How long and how fast. lr falls to 0 over the steps, after a rise over the share `warmup` of them.
+
+    setbacks: how often a loss that is no number sends the run back to where it was last saved, at half the rate.
+    """
 
     steps: int
     lr: float
     warmup: float = 0.05
     clip: float = 1.0
     betas: tuple[float, float] = (0.9, 0.999)
+    setbacks: int = 2
 
     def lr_at(self, step: int) -> float:
         rise = max(1, round(self.warmup * self.steps))
@@ -54,12 +60,30 @@ class Plan:
 
 @dataclass(frozen=True)
 class Step:
-    """What came of one step. done: steps finished so far; grad_norm: before clipping."""
+    """What came of one step. done: steps finished so far; grad_norm: before clipping; parts: see Progress."""
 
     done: int
     loss: float
     grad_norm: float
     lr: float
+    parts: int = 1
+
+
+class SavePoint:
+    """Where a run that diverges goes back to: its state in memory, taken now and then by whoever follows the run."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.take()
+
+    def take(self) -> None:
+        self._tensors, self._numbers = self.progress.tensors(), self.progress.numbers()
+
+    def go_back(self) -> None:
+        """Everything as it was but the learning rate, which is half of what it is now."""
+        scale, setbacks = self.progress.lr_scale / 2, self.progress.setbacks + 1
+        self.progress.restore(self._tensors, self._numbers)
+        self.progress.lr_scale, self.progress.setbacks = scale, setbacks
 
 
 def train(
@@ -67,51 +91,92 @@ def train(
     source: Source,
     objective: Objective,
     plan: Plan,
-    average: MovingAverage,
-    on_step: Callable[[Step], None],
-    start: int = 0,
+    progress: Progress,
+    on_step: Callable[[Step], bool | None],
+    back: SavePoint | None = None,
 ) -> None:
-    """Steps start..plan.steps-1 with AdamW without weight decay; what `on_step` raises ends it, between two steps.
+    """The steps that are left, with AdamW without weight decay, until the plan's end or until `on_step` says True.
 
-    Out of memory: the batch is worked off in halves from then on, with the same gradient. Raises DivergedError.
+    What `on_step` raises ends it between two steps. Out of memory: the batch is worked off in halves from then on, with
+    the same gradient. A loss that is no number: back to `back`, by default the start. Raises DivergedError.
     """
-    parameters = list(policy.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=plan.lr, betas=plan.betas, weight_decay=0.0)
-    parts = 1
-    for step in range(start, plan.steps):
-        batch = source.batch_at(step)
-        loss, parts = gradients(policy, objective, batch, optimizer, parts)
-        norm = float(nn.utils.clip_grad_norm_(parameters, plan.clip))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise DivergedError(f"The loss is not a number at step {step + 1}: train again with a lower learning rate.")
-        optimizer.param_groups[0]["lr"] = lr = plan.lr_at(step)
-        optimizer.step()
-        average.update()
-        on_step(Step(step + 1, loss, norm, lr))
+    back = back or SavePoint(progress)
+    while progress.step < plan.steps:
+        batch = source.batch_at(progress.step)
+        loss = norm = 0.0
+        if batch is not None:
+            loss, progress.parts = gradients(policy, objective, batch, progress.optimizer, progress.parts)
+            norm = float(nn.utils.clip_grad_norm_(progress.parameters, plan.clip))
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                _set_back(back, plan)
+                continue
+        lr = plan.lr_at(progress.step) * progress.lr_scale
+        if batch is not None:
+            progress.optimizer.param_groups[0] |= {"lr": lr, "betas": plan.betas}
+            progress.optimizer.step()
+            progress.average.update()
+        progress.step += 1
+        if on_step(Step(progress.step, loss, norm, lr, progress.parts)):
+            return
+
+
+def _set_back(back: SavePoint, plan: Plan) -> None:
+    step, exhausted = back.progress.step + 1, back.progress.setbacks >= plan.setbacks
+    back.go_back()
+    if exhausted:
+        raise DivergedError(
+            f"The loss is not a number at step {step}, also at lower rates: train again with a lower learning rate."
+        )
 
 
 def gradients(
     policy: Policy, objective: Objective, batch: Batch, optimizer: torch.optim.Optimizer, parts: int = 1
 ) -> tuple[float, int]:
     """Leaves the gradient of the batch's mean loss in the parameters; returns (loss, parts it was worked off in)."""
+    most = len(batch) // objective.pictures
+    parts = min(parts, most)
     while True:
         optimizer.zero_grad(set_to_none=True)
         try:
             return _accumulate(policy, objective, batch, parts), parts
         except torch.OutOfMemoryError:
-            if parts >= len(batch):
+            if parts >= most:
                 raise
-            parts = min(2 * parts, len(batch))
+            parts = min(2 * parts, most)
 
 
 def _accumulate(policy: Policy, objective: Objective, batch: Batch, parts: int) -> float:
-    size, total = -(-len(batch) // parts), 0.0
-    for start in range(0, len(batch), size):
-        part = batch.part(start, start + size)
-        loss = objective.losses(estimates(policy, objective, part), part).sum() / len(batch)
+    losses, total = len(batch) // objective.pictures, 0.0
+    cut = cuts(batch, objective.pictures, parts)
+    if len(cut) > 1:
+        batch = replace(batch, measured=_measured(policy, objective, batch, cut))
+    for rows in cut:
+        part = batch.part(rows.start, rows.stop)
+        loss = objective.losses(estimates(policy, objective, part), part).sum() / losses
         loss.backward()
         total += loss.item()
     return total
+
+
+def cuts(batch: Batch, pictures: int, parts: int) -> list[range]:
+    """The batch in `parts` of about equal size, none of which parts the pictures of one loss."""
+    size = -(-len(batch) // pictures // parts) * pictures
+    return [range(start, min(start + size, len(batch))) for start in range(0, len(batch), size)]
+
+
+@torch.no_grad()
+def _measured(policy: Policy, objective: Objective, batch: Batch, cut: Sequence[range]) -> Tensor | None:
+    """`Objective.measure` over the whole batch, part by part; nothing is computed for an objective that needs none."""
+    if type(objective).measure is Objective.measure:
+        return None
+    found = []
+    for rows in cut:
+        part = batch.part(rows.start, rows.stop)
+        numbers = objective.measure(estimates(policy, objective, part), part)
+        if numbers is None:
+            return None
+        found.append(numbers)
+    return torch.cat(found)
 
 
 def estimates(policy: Policy, objective: Objective, batch: Batch) -> dict[View, Tensor]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .adapters import LowRank
+from .low_rank import Kronecker, LowRank, Part
 
 PREFIX = "diffusion_model."
 
@@ -20,42 +20,54 @@ class LoraFileError(ValueError):
     """A LoRA that the model would not take as it is; the message names the layers."""
 
 
-def to_tensors(layers: Mapping[str, LowRank]) -> dict[str, Tensor]:
-    """Layer path -> low rank part, as the tensors of a LoRA file (socket LORA_MODEL)."""
+SUFFIXES = (".lora_up.weight", ".lora_down.weight", ".alpha", ".dora_scale", ".lokr_w1", ".lokr_w2")
+
+
+def to_tensors(layers: Mapping[str, Part]) -> dict[str, Tensor]:
+    """Layer path -> what is added to it, as the tensors of a LoRA file (socket LORA_MODEL)."""
     tensors: dict[str, Tensor] = {}
     for path, part in layers.items():
-        tensors[f"{PREFIX}{path}.lora_up.weight"] = part.up.contiguous()
-        tensors[f"{PREFIX}{path}.lora_down.weight"] = part.down.contiguous()
-        tensors[f"{PREFIX}{path}.alpha"] = torch.tensor(part.alpha)
+        named = {"lokr_w1": part.w1, "lokr_w2": part.w2} if isinstance(part, Kronecker) else _low_rank_tensors(part)
+        tensors |= {f"{PREFIX}{path}.{name}": tensor.contiguous() for name, tensor in named.items()}
     return tensors
 
 
-def from_tensors(tensors: Mapping[str, Tensor]) -> dict[str, LowRank]:
-    """The reverse of `to_tensors`. Raises LoraFileError for a layer that lacks one of its three tensors."""
-    ups = [key.removesuffix(".lora_up.weight") for key in tensors if key.endswith(".lora_up.weight")]
-    layers = {}
-    for key in ups:
+def _low_rank_tensors(part: LowRank) -> dict[str, Tensor]:
+    named = {"lora_up.weight": part.up, "lora_down.weight": part.down, "alpha": torch.tensor(part.alpha)}
+    return named if part.magnitude is None else named | {"dora_scale": part.magnitude}
+
+
+def from_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Part]:
+    """The reverse of `to_tensors`. Raises LoraFileError for a layer that lacks one of its tensors."""
+    layers: dict[str, Part] = {}
+    for path in layer_paths(tensors):
+        own = {key.removeprefix(f"{path}."): tensor for key, tensor in tensors.items() if key.startswith(f"{path}.")}
         try:
-            down, alpha = tensors[f"{key}.lora_down.weight"], tensors[f"{key}.alpha"]
+            layers[path.removeprefix(PREFIX)] = _part(own)
         except KeyError as error:
-            raise LoraFileError(f"The LoRA's layer {key} is incomplete: {error} is missing.") from error
-        layers[key.removeprefix(PREFIX)] = LowRank(down, tensors[f"{key}.lora_up.weight"], float(alpha))
+            raise LoraFileError(f"The LoRA's layer {path} is incomplete: {error} is missing.") from error
     return layers
+
+
+def _part(own: Mapping[str, Tensor]) -> Part:
+    if "lokr_w1" in own or "lokr_w2" in own:
+        return Kronecker(own["lokr_w1"], own["lokr_w2"])
+    return LowRank(own["lora_down.weight"], own["lora_up.weight"], float(own["alpha"]), own.get("dora_scale"))
+
+
+def layer_paths(tensors: Iterable[str]) -> list[str]:
+    """The layers that the keys of a LoRA file are about, each once, with their prefix."""
+    found = (next((key.removesuffix(s) for s in SUFFIXES if key.endswith(s)), key) for key in tensors)
+    return list(dict.fromkeys(found))
 
 
 def unmatched(keys: Iterable[str], known: Collection[str]) -> list[str]:
     """Keys of a LoRA file whose layer is not in `known`, the layers that the loader of the model accepts."""
-    suffixes = (".lora_up.weight", ".lora_down.weight", ".alpha")
-    left = []
-    for key in keys:
-        layer = next((key.removesuffix(s) for s in suffixes if key.endswith(s)), key)
-        if layer not in known:
-            left.append(key)
-    return left
+    return [key for key in keys if layer_paths([key])[0] not in known]
 
 
 def metadata(
-    title: str, architecture: str, layers: Mapping[str, LowRank], training: Mapping[str, object]
+    title: str, architecture: str, layers: Mapping[str, Part], training: Mapping[str, object]
 ) -> dict[str, str]:
     """What other programs read of a LoRA (ss_* and modelspec.*). training: any JSON, kept as ss_feedback_loop."""
     first = next(iter(layers.values()))
@@ -65,9 +77,9 @@ def metadata(
         "modelspec.implementation": "https://github.com/comfyanonymous/ComfyUI",
         "modelspec.title": title,
         "modelspec.date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": str(first.down.shape[0]),
-        "ss_network_alpha": str(first.alpha),
+        "ss_network_module": "lycoris.kohya" if isinstance(first, Kronecker) else "networks.lora",
+        "ss_network_dim": str(training.get("rank", "")) if isinstance(first, Kronecker) else str(first.down.shape[0]),
+        "ss_network_alpha": str(training.get("rank", "")) if isinstance(first, Kronecker) else str(first.alpha),
         "ss_output_name": title,
         "ss_steps": str(training.get("steps", "")),
         "ss_learning_rate": str(training.get("learning_rate", "")),
@@ -76,7 +88,7 @@ def metadata(
     }
 
 
-def save(path: Path, layers: Mapping[str, LowRank], about: Mapping[str, str], known: Collection[str]) -> None:
+def save(path: Path, layers: Mapping[str, Part], about: Mapping[str, str], known: Collection[str]) -> None:
     """Writes the file whole or not at all, never over another one, and reads it back.
 
     known: see `unmatched`. Raises LoraFileError when a key would be left out by the loader, FileExistsError when the

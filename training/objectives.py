@@ -6,8 +6,8 @@ The views are theta (adapter on), old (a moving average of the adapter) and ref 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from ..diffusion.process import at_least_float32
 
 View = Literal["theta", "old", "ref"]
+B = TypeVar("B", bound="Batch")
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Batch:
 
     x0, x: (B, C, *spatial) clean and noised latents in model space; sigma: (B,); weight: (B,), the factor that turns
     |D - x0|^2 into the loss the model was trained with; label: (B,), what `Objective.labels` made of the ratings;
-    cond: one entry a picture, as the policy's denoise takes it.
+    cond: one entry a picture, as the policy's denoise takes it. measured: see `Objective.measure`.
     """
 
     x0: Tensor
@@ -32,29 +33,43 @@ class Batch:
     weight: Tensor
     label: Tensor
     cond: Sequence[Any]
+    measured: Tensor | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.x0)
 
-    def part(self, start: int, stop: int) -> Batch:
+    def part(self: B, start: int, stop: int) -> B:
         """The pictures start..stop-1 of the batch."""
-        tensors = (t[start:stop] for t in (self.x0, self.x, self.sigma, self.weight, self.label))
-        return Batch(*tensors, cond=self.cond[start:stop])
+        each = (f.name for f in fields(self) if f.name != "measured")
+        return replace(self, **{name: getattr(self, name)[start:stop] for name in each})
 
 
-class Objective(Protocol):
-    """A loss a picture, and the views beside theta that it compares with."""
+class Objective:
+    """A loss, and the views beside theta that it compares with.
+
+    pictures: how many pictures one loss is about; 2 for pairs, which lie side by side in a batch, the chosen first.
+    """
+
+    pictures: int = 1
 
     @property
-    def views(self) -> tuple[View, ...]: ...
+    def views(self) -> tuple[View, ...]:
+        return ()
 
     def labels(self, z: Tensor) -> Tensor:
         """Standardised ratings (N,) -> labels (N,)."""
-        ...
+        return z
 
     def losses(self, denoised: dict[View, Tensor], batch: Batch) -> Tensor:
-        """Clean estimates of each view, like batch.x0 -> losses (B,), differentiable in theta."""
-        ...
+        """Clean estimates of each view, like batch.x0 -> losses (B / pictures,), differentiable in theta."""
+        raise NotImplementedError
+
+    def measure(self, denoised: dict[View, Tensor], batch: Batch) -> Tensor | None:
+        """Numbers without gradient, one a loss, of which a loss needs those of the whole batch; None where it doesn't.
+
+        A batch that is worked off in parts is measured first, and `Batch.measured` then holds the numbers of all.
+        """
+        return None
 
 
 def squared_error(denoised: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -98,7 +113,7 @@ def nft(
 
 
 @dataclass(frozen=True)
-class Sft:
+class Sft(Objective):
     """Reward-weighted fine-tuning: `w * m`, the pictures in proportion to how much they were liked.
 
     tau: how many standard deviations of rating make a picture count e times as much; usual .5 to 2, lower is greedier.
@@ -118,33 +133,36 @@ class Sft:
 
     def losses(self, denoised: dict[View, Tensor], batch: Batch) -> Tensor:
         loss = batch.label * squared_error(denoised["theta"], batch.x0, batch.weight)
-        return loss + _pull(self.kl, denoised, batch)
+        return loss + pull(self.kl, denoised, batch)
 
 
 @dataclass(frozen=True)
-class Nft:
+class Nft(Objective):
     """Negative-aware fine-tuning on pictures of the base model: towards the liked ones and away from the disliked.
 
     beta: size of the step that the loss asks for, 2 / beta times the covariance of rating and picture; usual .1 to 1,
-    lower moves further. kl: pull to the base model.
+    lower moves further. kl: pull to the base model. limit: advantages count no further than this. old: the view that
+    made the pictures; "ref" for pictures of the base model, "old" online.
     """
 
     beta: float = 1.0
     kl: float = 1e-3
+    limit: float = 2.0
+    old: View = "ref"
 
     @property
     def views(self) -> tuple[View, ...]:
-        return ("ref",)
+        return ("ref", "old") if self.old == "old" and self.kl else (self.old,)
 
     def labels(self, z: Tensor) -> Tensor:
-        return rating_probabilities(z)
+        return rating_probabilities(z, self.limit)
 
     def losses(self, denoised: dict[View, Tensor], batch: Batch) -> Tensor:
-        loss = nft(denoised["theta"], denoised["ref"], batch.x0, batch.label, self.beta)
-        return loss + _pull(self.kl, denoised, batch)
+        loss = nft(denoised["theta"], denoised[self.old], batch.x0, batch.label, self.beta)
+        return loss + pull(self.kl, denoised, batch)
 
 
-def _pull(kl: float, denoised: dict[View, Tensor], batch: Batch) -> Tensor:
+def pull(kl: float, denoised: dict[View, Tensor], batch: Batch) -> Tensor:
     """KL to the base model up to a factor: kl * kappa * |D - D_ref|^2."""
     if not kl:
         return torch.zeros_like(batch.weight)

@@ -82,66 +82,84 @@ class Example:
     label: float
 
 
+Group = tuple[Example, ...]
+"""Pictures that a loss is about together, with one noise, one noise level and one fate of their captions: one picture,
+or the chosen and the rejected one of a pair."""
+
+
 @dataclass(frozen=True)
 class ForwardSource:
     """Rated pictures with fresh noise: `x = a(sigma) x0 + s(sigma) n`, whichever sampler made them.
 
     `batch_at(step)` is a function of the step and the seed alone, so a resumed run sees what it would have seen. Each
-    picture comes once before any comes twice; a batch holds latents of one size. conds: prompt -> condition, with ""
-    where dropout > 0: that share of the captions is dropped, so that guidance by CFG goes on working.
+    picture (or pair of pictures, given as a tuple) comes once before any comes twice; a batch holds `batch` of them,
+    latents of one size. conds: prompt -> condition, with "" where dropout > 0: that share of the captions is dropped,
+    so that guidance by CFG goes on working. levels: noise levels that each picture of a batch is seen at.
     """
 
-    examples: Sequence[Example]
+    examples: Sequence[Example | Group]
     conds: Mapping[str, object]
     process: Process
     sigma_at: SigmaAt
     batch: int
     seed: int
     dropout: float = 0.1
-    device: torch.device | None = None
+    levels: int = 1
 
     def __post_init__(self) -> None:
         if not self.examples:
             raise NoPreferenceError("There is no rated picture to train on.")
-        missing = {e.prompt for e in self.examples} | ({""} if self.dropout else set())
+        groups = [e if isinstance(e, tuple) else (e,) for e in self.examples]
+        missing = {e.prompt for group in groups for e in group} | ({""} if self.dropout else set())
         if missing := missing - set(self.conds):
             raise KeyError(f"No condition for the prompt {sorted(missing)[0]!r}.")
+        object.__setattr__(self, "_groups", groups)
         object.__setattr__(self, "_epoch", lru_cache(maxsize=1)(self._plan))
+
+    @property
+    def groups(self) -> list[Group]:
+        return self._groups  # type: ignore[attr-defined]
 
     def batch_at(self, step: int) -> Batch:
         """The batch of that step, counted from 0."""
-        length = self._steps_in_epoch()
-        chosen = [self.examples[i] for i in self._epoch(step // length)[step % length]]  # type: ignore[attr-defined]
-        x0 = torch.stack([e.latent for e in chosen])
-        noise = torch.randn(x0.shape, generator=self._stream(NOISE, step)).to(x0)
-        sigma = self.sigma_at(self._spread(step)).float().to(x0.device)
-        batch = Batch(
+        length = self.steps_in_epoch()
+        chosen = [self.groups[i] for i in self._epoch(step // length)[step % length]]  # type: ignore[attr-defined]
+        return self._noised([group for group in chosen for _ in range(self.levels)], step)
+
+    def _noised(self, chosen: Sequence[Group], step: int) -> Batch:
+        together, flat = len(chosen[0]), [e for group in chosen for e in group]
+        x0 = torch.stack([e.latent for e in flat])
+        first = x0[::together]
+        noise = torch.randn(first.shape, generator=self._stream(NOISE, step)).to(x0).repeat_interleave(together, 0)
+        sigma = self.sigma_at(self._spread(len(chosen), step)).float().to(x0.device).repeat_interleave(together)
+        return Batch(
             x0=x0,
             x=self.process.noise(x0, noise, sigma),
             sigma=sigma,
             weight=self.process.kappa(sigma) * timestep_weight(self.process, sigma),
-            label=torch.tensor([e.label for e in chosen], dtype=torch.float32, device=x0.device),
+            label=torch.tensor([e.label for e in flat], dtype=torch.float32, device=x0.device),
             cond=self._conditions(chosen, step),
         )
-        return batch
 
-    def _conditions(self, chosen: Sequence[Example], step: int) -> list[object]:
+    def _conditions(self, chosen: Sequence[Group], step: int) -> list[object]:
         dropped = torch.rand(len(chosen), generator=self._stream(DROPOUT, step)) < self.dropout
-        return [self.conds["" if drop else e.prompt] for e, drop in zip(chosen, dropped.tolist(), strict=True)]
+        told = zip(chosen, dropped.tolist(), strict=True)
+        return [self.conds["" if drop else e.prompt] for group, drop in told for e in group]
 
-    def _spread(self, step: int) -> Tensor:
-        """(batch,) numbers, one in each of as many equal parts of 0..1, in random order: less noise than uniform."""
+    def _spread(self, count: int, step: int) -> Tensor:
+        """(count,) numbers, one in each of as many equal parts of 0..1, in random order: less noise than uniform."""
         generator = self._stream(SIGMA, step)
-        u = (torch.randperm(self.batch, generator=generator) + torch.rand(self.batch, generator=generator)) / self.batch
+        u = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
         return u.clamp(1e-6, 1 - 1e-6)
 
     def _stream(self, purpose: int, index: int) -> torch.Generator:
         return torch.Generator().manual_seed((self.seed * 1_000_003 + index * 8 + purpose) % 2**63)
 
     def _sizes(self) -> dict[str, list[int]]:
-        return _members([str(tuple(e.latent.shape)) for e in self.examples])
+        return _members([str(tuple(group[0].latent.shape)) for group in self.groups])
 
-    def _steps_in_epoch(self) -> int:
+    def steps_in_epoch(self) -> int:
+        """How many batches it takes to see each picture once."""
         return sum(-(-len(members) // self.batch) for members in self._sizes().values())
 
     def _plan(self, epoch: int) -> list[list[int]]:

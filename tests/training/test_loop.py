@@ -14,6 +14,7 @@ from feedback_loop.diffusion.process import Process, per_sample
 from feedback_loop.training.adapters import Adapters, MovingAverage
 from feedback_loop.training.loop import DivergedError, Plan, Step, gradients, train
 from feedback_loop.training.objectives import Nft, Objective, Sft, View
+from feedback_loop.training.progress import Progress
 from feedback_loop.training.sources import Example, ForwardSource
 
 CLEAN, NOISY = 0.05, 3.0
@@ -55,9 +56,13 @@ def source(labels: Tensor, batch: int = 6, seed: int = 0) -> ForwardSource:
     )
 
 
+def progress_of(policy: Policy) -> Progress:
+    return Progress(policy.parameters(), MovingAverage(policy.parameters()), policy.adapters)
+
+
 def run(policy: Policy, objective: Objective, made: ForwardSource, plan: Plan, **options: Any) -> list[Step]:
     steps: list[Step] = []
-    train(policy, made, objective, plan, MovingAverage(policy.parameters()), steps.append, **options)
+    train(policy, made, objective, plan, progress_of(policy), steps.append, **options)
     return steps
 
 
@@ -146,9 +151,9 @@ def test_what_on_step_raises_ends_the_run_after_a_whole_step() -> None:
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        train(policy, made, Sft(), Plan(9, 1e-2), MovingAverage(policy.parameters()), cancel)
+        train(policy, made, Sft(), Plan(9, 1e-2), progress_of(policy), cancel)
     with pytest.raises(Cancelled):
-        train(other, made, Sft(), Plan(9, 1e-2), MovingAverage(other.parameters()), cancel)
+        train(other, made, Sft(), Plan(9, 1e-2), progress_of(other), cancel)
     assert equal(policy.state(), other.state())
     assert any(p.any() for p in policy.parameters()[1::2])
 
@@ -207,6 +212,6 @@ def estimate(policy: Policy) -> Tensor:
 def pretrain(policy: Policy) -> None:
     """The correction that the ideal denoiser x / (1 + sigma^2) needs is none, so the last layer is set to zero."""
     with torch.no_grad():
-        last = policy.network[-1].get_base_layer()
+        last = policy.adapters.layers[-1].get_base_layer()
         last.weight.zero_()
         last.bias.zero_()
