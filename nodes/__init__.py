@@ -7,7 +7,7 @@ from importlib import import_module
 
 from .compat import ComfyExtension, io, register_folders
 
-MODULES = ("capture", "gate", "dataset", "formats", "rewards", "guidance", "training", "evaluate", "demo")
+MODULES = ("capture", "gate", "dataset", "formats", "rewards", "guidance", "text", "training", "evaluate", "demo")
 
 
 def all_nodes() -> list[type[io.ComfyNode]]:

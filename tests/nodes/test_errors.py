@@ -52,6 +52,17 @@ VALID: dict[str, tuple[str, dict[str, Any]]] = {
         "guidance",
         {"model": tiny_models.sd15, "reward": brightness, "vae": tiny_models.vae, "strength": 1.0},
     ),
+    "FeedbackTextConditioning": (
+        "text",
+        {
+            "positive": lambda: tiny_models.conditioning("sd15"),
+            "clip": tiny_models.clip,
+            "comment": "brighter",
+            "strength": 1.0,
+            "mode": "direction",
+            "prompt": "two stars",
+        },
+    ),
     "FeedbackEvaluate": (
         "evaluate",
         {
@@ -144,6 +155,16 @@ CASES = [
         "FeedbackRewardGuidance",
         "end before start",
         r"below end_percent|end_percent.*above",
+        {"start_percent": 0.8, "end_percent": 0.2},
+    ),
+    Case("FeedbackTextConditioning", "checkpoint without CLIP", "no text encoder.*Connect", {"clip": None}),
+    Case("FeedbackTextConditioning", "CLIP of another model", "connect the CLIP", {"clip": tiny_models.sdxl_clip}),
+    Case("FeedbackTextConditioning", "prompt that nobody knows", "Write them into prompt", {"prompt": ""}),
+    Case("FeedbackTextConditioning", "weight without end", "from 0 to 10", {"earlier": "99: larger"}),
+    Case(
+        "FeedbackTextConditioning",
+        "end before start",
+        "has to be below end_percent",
         {"start_percent": 0.8, "end_percent": 0.2},
     ),
     Case("FeedbackEvaluate", "no prompt", "write at least one", {"prompts": " \n "}),

@@ -18,6 +18,7 @@ NODE_IDS = {
     "FeedbackRewardGuidance",
     "FeedbackSaveReward",
     "FeedbackScoreImages",
+    "FeedbackTextConditioning",
     "FeedbackTrainLora",
     "FeedbackTrainReward",
     "FeedbackWatermarkPenalty",

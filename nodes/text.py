@@ -1,0 +1,267 @@
+"""FeedbackTextConditioning: what somebody wrote about the last pictures steers the next ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..feedback.conditioning import prompt_of
+from ..feedback.graph import Graph
+from ..feedback.wishes import latest_comments
+from ..guidance.text import Said, appended, during, listed, moved, rounds, told
+from .compat import io, store
+from .denoiser import WrongConnectionError
+from .guidance import check_interval
+
+DIRECTION, APPEND = "direction", "append"
+NEGATIVE, AWAY, BOTH = "negative prompt", "away", "both"
+MAX_EARLIER = 20
+
+Encode = Callable[[str], Any]
+
+
+def encoder_of(clip: Any) -> Encode:
+    """Text -> CONDITIONING, each text once. Raises WrongConnectionError for a checkpoint's missing CLIP."""
+    if clip is None:
+        raise WrongConnectionError(
+            "There is no text encoder in what is connected as `clip`. Connect one from Load CLIP, or a checkpoint that "
+            "holds one."
+        )
+    known: dict[str, Any] = {}
+
+    def encode(text: str) -> Any:
+        if text not in known:
+            known[text] = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+        return known[text]
+
+    return encode
+
+
+def steered(encode: Encode, base: Any, prompt: str, said: Sequence[Said], strength: float, append: bool) -> Any:
+    """base with each round's wanted things, the oldest first."""
+    for one in said:
+        if phrase := one.phrase(wanted=True):
+            if append:
+                base = appended(base, encode(phrase), strength * one.weight)
+            else:
+                base = moved(base, encode(told(prompt, phrase)), encode(prompt), strength * one.weight)
+    return base
+
+
+def turned_away(encode: Encode, base: Any, prompt: str, said: Sequence[Said], strength: float) -> Any:
+    """base with each round's unwanted things taken off."""
+    for one in said:
+        if phrase := one.phrase(wanted=False):
+            base = moved(base, encode(told(prompt, phrase)), encode(prompt), -strength * one.weight)
+    return base
+
+
+def refused(encode: Encode, base: Any, prompt: str, said: Sequence[Said], strength: float, append: bool) -> Any:
+    """The negative conditioning with each round's unwanted things."""
+    turned = [Said(", ".join(w for w in [one.phrase(wanted=False)] if w), one.weight) for one in said]
+    for one in turned:
+        if not one.text:
+            continue
+        if append:
+            base = appended(base, encode(one.text), strength * one.weight)
+        else:
+            base = moved(base, encode(told(prompt, one.text)), encode(prompt), strength * one.weight)
+    return base
+
+
+def words_behind(hidden: Any, name: str) -> str | None:
+    """The text that the conditioning on this input was encoded from, as far as the graph tells."""
+    graph = Graph(getattr(hidden, "prompt", None) or {})
+    link = graph.link(str(getattr(hidden, "unique_id", "")), name)
+    return None if link is None else prompt_of(graph, link)
+
+
+def known_prompt(written: str, hidden: Any) -> str:
+    """The prompt that was written, or the one in the graph. Raises WrongConnectionError where neither is."""
+    if written.strip():
+        return written.strip()
+    if (found := words_behind(hidden, "positive")) is None:
+        raise WrongConnectionError(
+            "The words of the conditioning were not found in the graph, and the direction of a wish depends on them. "
+            "Write them into prompt, or set mode to append."
+        )
+    return found
+
+
+def with_stored(earlier: str, collection: str) -> str:
+    """The list of earlier comments, after those that lie in the store."""
+    if not collection.strip():
+        return earlier
+    comments = store().ask(lambda c: latest_comments(c, collection.strip(), MAX_EARLIER))
+    return "\n".join([*(one.replace("\n", ", ") for one in comments), earlier])
+
+
+def summary(said: Sequence[Said]) -> str:
+    """What the node shows: each round with its weight and what was understood."""
+    lines = []
+    for one in reversed(said):
+        parts = [
+            f"{sign} {text}" for sign, wanted in (("more:", True), ("less:", False)) if (text := one.phrase(wanted))
+        ]
+        lines.append(f"{one.weight:.2f}  {one.text}\n      {'; '.join(parts) or 'nothing understood'}")
+    return "\n".join(lines) or "Nothing was said yet."
+
+
+class FeedbackTextConditioning(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FeedbackTextConditioning",
+            display_name="Say what to change",
+            category="feedback/guidance",
+            description=(
+                "Write what you would change about the last pictures, such as: brighter background, less clutter, no "
+                "text. The next ones follow, and what you said in earlier rounds still counts, less and less."
+            ),
+            search_aliases=["comment", "text feedback", "instruction", "edit by words", "wish", "prompt direction"],
+            inputs=[
+                io.Conditioning.Input("positive", tooltip="The prompt as it was encoded. The wish is added to it."),
+                io.Clip.Input("clip", tooltip="The text encoder that the prompt was encoded with."),
+                io.String.Input(
+                    "comment",
+                    multiline=True,
+                    default="",
+                    tooltip="What should change, in English: make the background brighter, less clutter, no text. "
+                    "Several wishes are parted by commas. Empty: only earlier comments act.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.05,
+                    tooltip="How far the conditioning moves: 1 is as if the wish stood in the prompt, above 1 goes "
+                    "beyond that, 0 is off and gives exactly what came in.",
+                ),
+                io.Combo.Input(
+                    "mode",
+                    options=[DIRECTION, APPEND],
+                    tooltip="direction: the prompt's own encoding is moved by what the wish changes in it. append: the "
+                    "wish is a second prompt beside the first, and the model averages both.",
+                ),
+                io.String.Input(
+                    "earlier",
+                    multiline=True,
+                    default="",
+                    optional=True,
+                    tooltip="What was said in earlier rounds, one comment a line, the latest last. Edit it freely. A "
+                    "line may begin with a weight of its own, as in 0.3: less clutter.",
+                ),
+                *_later_inputs(),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive", tooltip="The prompt with the wishes."),
+                io.Conditioning.Output(
+                    display_name="negative", tooltip="The negative prompt with what you want less of."
+                ),
+                io.String.Output(display_name="said", tooltip="All comments, one a line: the next round's `earlier`."),
+            ],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, collection: str = "", **inputs: object) -> int:
+        return store().feedback().revision if collection.strip() else 0
+
+    @classmethod
+    def execute(
+        cls,
+        positive: Any,
+        clip: Any,
+        comment: str,
+        strength: float,
+        mode: str,
+        earlier: str = "",
+        decay: float = 0.5,
+        unwanted: str = NEGATIVE,
+        start_percent: float = 0.0,
+        end_percent: float = 1.0,
+        prompt: str = "",
+        negative: Any = None,
+        collection: str = "",
+    ) -> io.NodeOutput:
+        check_interval(start_percent, end_percent)
+        encode, append = encoder_of(clip), mode == APPEND
+        said = rounds(comment, with_stored(earlier, collection), decay)
+        text = "" if append and unwanted == NEGATIVE or not said or strength == 0 else known_prompt(prompt, cls.hidden)
+        plain = [positive, negative or encode("")]
+        changed = steered(encode, positive, text, said, strength, append)
+        if unwanted != NEGATIVE:
+            changed = turned_away(encode, changed, text, said, strength)
+        against = plain[1]
+        if unwanted != AWAY:
+            against = refused(encode, against, words_behind(cls.hidden, "negative") or "", said, strength, append)
+        both = [during(old, new, start_percent, end_percent) if new is not old else old
+                for old, new in zip(plain, (changed, against), strict=True)]  # fmt: skip
+        return io.NodeOutput(*both, listed(said), ui={"text": (summary(said),)})
+
+
+def _later_inputs() -> list[io.Input]:
+    return [
+        io.Float.Input(
+            "decay",
+            default=0.5,
+            min=0.0,
+            max=1.0,
+            step=0.05,
+            optional=True,
+            advanced=True,
+            tooltip="How much a comment still counts one round later: 0.5 is half, two rounds later a quarter. 0 "
+            "forgets at once.",
+        ),
+        io.Combo.Input(
+            "unwanted",
+            options=[NEGATIVE, AWAY, BOTH],
+            optional=True,
+            advanced=True,
+            tooltip="What becomes of 'no', 'less' and 'remove'. negative prompt: it is added there, which needs a CFG "
+            "above 1. away: the prompt is moved away from it. both: both.",
+        ),
+        io.Float.Input(
+            "start_percent",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            optional=True,
+            advanced=True,
+            tooltip="When the wishes begin to count, as a share of the run. Later keeps the layout.",
+        ),
+        io.Float.Input(
+            "end_percent",
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            optional=True,
+            advanced=True,
+            tooltip="When the wishes end, as a share of the run.",
+        ),
+        io.String.Input(
+            "prompt",
+            default="",
+            multiline=True,
+            optional=True,
+            advanced=True,
+            tooltip="The words that `positive` was encoded from. Empty finds them in the graph.",
+        ),
+        io.Conditioning.Input(
+            "negative", optional=True, tooltip="The negative prompt. Without one, an empty one is taken."
+        ),
+        io.String.Input(
+            "collection",
+            default="",
+            optional=True,
+            advanced=True,
+            tooltip="Comments that were written on pictures of this collection count as earlier ones too. Empty takes "
+            "none.",
+        ),
+    ]
+
+
+NODES: list[type[io.ComfyNode]] = [FeedbackTextConditioning]
