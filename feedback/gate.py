@@ -69,6 +69,7 @@ class Answer:
     mask: bytes | None = None
     mask_of: str | None = None
     comment: str | None = None
+    lead_time: float | None = None  # seconds that it took to decide, from when the pictures were shown
 
     @property
     def masked(self) -> str | None:
@@ -276,15 +277,19 @@ def _check_mask(question: Question, answer: Answer) -> None:
 
 
 def judgements(question: Question, answer: Answer) -> list[Record]:
-    """What the answer says of the pictures: one is better than each other, an order, or which of them were approved."""
+    """What the answer says of the pictures: one is better than each other, an order, or which of them were approved.
+
+    All have the time that the whole answer took.
+    """
     said: list[Record] = []
     if answer.action == "choose":
         said += _beats_the_others(question, answer)
     elif answer.action == "rank":
-        said += [Ranking(answer.image_ids, answer.rater)] if len(answer.image_ids) > 1 else []
+        several = len(answer.image_ids) > 1
+        said += [Ranking(answer.image_ids, answer.rater, lead_time=answer.lead_time)] if several else []
     else:
-        approved = answer.image_ids
-        said += [Rating(id_, float(id_ in approved), answer.rater, APPROVAL, 0, 1) for id_ in question.image_ids]
+        yes, rater, seconds = answer.image_ids, answer.rater, answer.lead_time
+        said += [Rating(id_, float(id_ in yes), rater, APPROVAL, 0, 1, seconds) for id_ in question.image_ids]
     if answer.mask is not None and answer.masked is not None:
         said.append(Region(answer.masked, "mask", (), MARKED, answer.rater, mask=answer.mask))
     if answer.comment is not None:
@@ -295,11 +300,12 @@ def judgements(question: Question, answer: Answer) -> list[Record]:
 def _beats_the_others(question: Question, answer: Answer) -> Iterator[Comparison]:
     (chosen,) = answer.image_ids
     place = question.image_ids.index(chosen)
+    how = {"rater": answer.rater, "policy": POLICY, "lead_time": answer.lead_time}
     for index, other in enumerate(question.image_ids):
         if index < place:
-            yield Comparison(other, chosen, "right", answer.rater, policy=POLICY)
+            yield Comparison(other, chosen, "right", **how)
         elif index > place:
-            yield Comparison(chosen, other, "left", answer.rater, policy=POLICY)
+            yield Comparison(chosen, other, "left", **how)
 
 
 def _commented(question: Question, answer: Answer) -> tuple[str, ...]:

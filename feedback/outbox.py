@@ -54,18 +54,18 @@ class Outbox:
         """How many judgements are not in the database yet."""
         return len(self._waiting)
 
-    def write(self, said: Said) -> str:
-        """Returns the judgement's id once it is on disk, there or here.
+    def write(self, *said: Said) -> str:
+        """Returns the last judgement's id once all are on disk, there or here.
 
         Raises what the database says of it, and DatabaseUnusable if it could be written neither there nor here.
         """
         if not self._waiting:
             try:
-                return self._database.write(lambda c: records.insert(c, said))
+                return self._database.write(lambda c: records.insert(c, *said))
             except DatabaseUnreachable as error:
                 LOG.warning("%s What people say meanwhile is kept in %s.", error, self._folder)
         with self._lock:
-            return self._earlier(said) or self._append([said])
+            return self._earlier(said[-1]) or self._append(list(said))
 
     def _earlier(self, said: Said) -> str | None:
         """The id of the same request, if it waits here already."""

@@ -86,9 +86,13 @@ def from_line(line: bytes) -> Said:
     return Said(kind(**fields), Stamp(found["id"], datetime.fromisoformat(found["at"])), key)
 
 
-def insert(connection: Connection, said: Said) -> str:
-    """Appends the judgement; returns its id, or that of the earlier one that it repeats."""
-    return once(connection, said.key, lambda c: INSERT[type(said.record)](c, said.record, said.stamp))
+def insert(connection: Connection, *said: Said) -> str:
+    """Appends what was said in one click; returns the last one's id, or that of the earlier one that it repeats."""
+
+    def every(connection: Connection) -> str:
+        return [INSERT[type(one.record)](connection, one.record, one.stamp) for one in said][-1]
+
+    return once(connection, said[-1].key, every)
 
 
 def insert_again(connection: Connection, said: Said) -> str:

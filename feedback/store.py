@@ -266,6 +266,17 @@ class FeedbackStore:
         """
         return self._write(lambda c: full_records.insert(c, judged), key)
 
+    def add_said(self, records: Sequence[Record], key: RequestKey | None = None) -> list[str]:
+        """Appends what one person said of several pictures in one click, all or none; returns the ids.
+
+        Raises NotFound for an unknown picture, InvalidRecord for a mark that doesn't fit its picture.
+        """
+        fitting = [self._fitting(one) if isinstance(one, Region) else one for one in records]
+        what = [Said(one, Stamp.new()) for one in fitting]
+        if what:
+            self._say(*what[:-1], replace(what[-1], key=key))
+        return [one.stamp.id for one in what]
+
     def undo(self, judgement_id: str, rater: str | None = None, clear: bool = False) -> str:
         """Takes a judgement back by a row that supersedes it; returns that row's id, the same one when asked again.
 
@@ -406,8 +417,10 @@ class FeedbackStore:
         return self._database.write(lambda c: writes.once(c, key, insert))
 
     def _judge(self, record: Record, key: RequestKey | None = None) -> str:
+        return self._say(Said(record, Stamp.new(), key))
+
+    def _say(self, *what: Said) -> str:
         """Appends what one person said in one click, which is kept here while a server does not answer."""
-        what = Said(record, Stamp.new(), key)
         if self._outbox is not None:
-            return self._outbox.write(what)
-        return self._database.write(lambda c: said.insert(c, what))
+            return self._outbox.write(*what)
+        return self._database.write(lambda c: said.insert(c, *what))

@@ -6,7 +6,7 @@ import os
 import threading
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import folder_paths
 from comfy_api.latest import ComfyExtension, io, ui
@@ -14,7 +14,17 @@ from comfy_api.latest import ComfyExtension, io, ui
 if TYPE_CHECKING:
     from ..feedback.store import FeedbackStore
 
-__all__ = ["FEEDBACK", "REWARD", "REWARDS_FOLDER", "ComfyExtension", "io", "register_folders", "store", "ui"]
+__all__ = [
+    "FEEDBACK",
+    "REWARD",
+    "REWARDS_FOLDER",
+    "ComfyExtension",
+    "io",
+    "register_folders",
+    "store",
+    "tell_pages",
+    "ui",
+]
 
 FEEDBACK = io.Custom("FEEDBACK")
 """A query over what people said, at a revision: feedback.records.Feedback."""
@@ -53,6 +63,15 @@ def _open_store() -> FeedbackStore:
         ) from error
     url = os.environ.get("FEEDBACK_LOOP_DATABASE_URL") or f"sqlite:///{directory / 'feedback.sqlite3'}"
     return FeedbackStore(url, directory / "media")
+
+
+def tell_pages(event: str, data: dict[str, Any]) -> None:
+    """Sends an event to every open page, from any thread; without ComfyUI's server there are none."""
+    from server import PromptServer
+
+    server = getattr(PromptServer, "instance", None)
+    if server is not None:
+        server.send_sync(event, data)
 
 
 def register_folders() -> None:

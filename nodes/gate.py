@@ -279,9 +279,10 @@ class FeedbackGate(io.ComfyNode):
         question = Question(mode, tuple(ids), size, name, on_timeout, workflow_id)
         grace = GRACE if from_page or somebody_is_there() else 0.0
         patience = Patience(timeout, on_timeout, without_client, grace)
-        said = await ask(key_of(cls.hidden), question, patience)
+        key = key_of(cls.hidden)
+        said = await ask(key, question, patience)
         decision = decided(question, said) if isinstance(said, Answer) else decided_without(said, scores)
-        shown = {"images": [ids[place] for place in decision.places], "how": decision.how}
+        shown = {"images": [ids[place] for place in decision.places], "how": decision.how, "key": str(key)}
         return io.NodeOutput(*outputs_of(images, decision), ui={"feedback_gate": [shown]})
 
 

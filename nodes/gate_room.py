@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..feedback.gate import WaitingRoom
+from .compat import tell_pages
 
 ROOM = WaitingRoom()
 """Empty whenever no run waits: what enters leaves in `finally`."""
@@ -13,9 +14,7 @@ ASKED_WITHIN = 10.0  # seconds
 
 def announce() -> None:
     """Tells every open page that there is something to answer, or no longer; from any thread."""
-    from server import PromptServer
-
-    PromptServer.instance.send_sync(EVENT, {"pending": len(ROOM.pending())})
+    tell_pages(EVENT, {"pending": len(ROOM.pending())})
 
 
 def somebody_is_there() -> bool:

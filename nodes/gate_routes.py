@@ -25,6 +25,7 @@ class GateBody(models.Strict):
     mask: models.Base64 | None = None
     mask_of: models.Id | None = None
     comment: models.Text | None = None
+    lead_time: models.Seconds | None = None
     rater: models.Name
 
 
@@ -41,18 +42,17 @@ def add_routes(routes: web.RouteTableDef, store: Store) -> None:
         sent, key = await body(request, GateBody)
         said = _answer(sent)
 
-        def stored() -> None:
+        def stored() -> list[str]:
             with ROOM.answering(request.match_info["key"], said, key) as question:
-                if question is not None and (records := judgements(question, said)):
-                    store().add_judged([(record, None) for record in records], key)
+                return [] if question is None else store().add_said(judgements(question, said), key)
 
-        await on_thread(stored)
-        return web.json_response({"key": request.match_info["key"]})
+        ids = await on_thread(stored)
+        return web.json_response({"key": request.match_info["key"], "judgements": ids})
 
 
 def _answer(sent: GateBody) -> Answer:
     mask = None if sent.mask is None else base64.b64decode(sent.mask)
-    return Answer(sent.action, tuple(sent.images), sent.rater, mask, sent.mask_of, sent.comment)
+    return Answer(sent.action, tuple(sent.images), sent.rater, mask, sent.mask_of, sent.comment, sent.lead_time)
 
 
 def _shown(gate: Gate) -> dict[str, Any]:

@@ -99,6 +99,7 @@ def _upkeep() -> dict[str, Any]:
         },
         "/me": {"get": _read("Whose token this is, in team mode", "Me", [])},
         "/history/scan": {"post": _send("Record the output folder", models.CollectionBody, "Scan")},
+        "/watermarks/scan": {"post": _send("Look for watermarks where nobody did", models.EmptyBody, "Looked")},
         "/prune": {"post": _send("Delete what nobody judged", models.EmptyBody, "Freed")},
         "/backup": {"post": _send("Write a backup into the data folder", models.EmptyBody, "Backup")},
         "/openapi.json": {"get": _operation("This document", _json("OpenAPI 3.1", {"type": "object"}), [])},

@@ -80,12 +80,13 @@ ANSWERS: dict[str, Schema] = {
         "description": "null when there is no pair left to ask about",
     },
     "Freed": shape(images=WHOLE, bytes=WHOLE),
+    "Looked": shape(done=WHOLE, left=WHOLE),
     "Backup": shape(name=TEXT, bytes=WHOLE),
     "Stats": {
         "type": "object",
         "properties": {
             **{name: WHOLE for name in ("revision", "images", "ratings", "comparisons", "comments", "raters")},
-            **{name: WHOLE for name in ("media_bytes", "bytes", "ratings_needed")},
+            **{name: WHOLE for name in ("media_bytes", "bytes", "waiting", "ratings_needed")},
             "disk": {"type": "object", "additionalProperties": WHOLE},
             "collections": {"type": "object", "additionalProperties": WHOLE},
             "read_only": MAYBE_TEXT,
@@ -100,7 +101,7 @@ ANSWERS: dict[str, Schema] = {
         reasons=listed(shape(file=TEXT, reason=TEXT)),
     ),
     "Settings": shape(interactions={"type": "boolean"}),
-    "Answered": shape(key=TEXT),
+    "Answered": shape(key=TEXT, judgements=listed(UUID_TEXT)),
     "Gates": shape(
         gates=listed(
             shape(

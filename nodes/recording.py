@@ -11,6 +11,7 @@ import numpy as np
 from ..feedback import provenance
 from ..feedback.records import Generation, Provenance
 from .compat import store
+from .watermarks import LOOKER
 
 if TYPE_CHECKING:
     import torch
@@ -64,11 +65,15 @@ def generation_of(hidden: Any, overrides: dict[str, str]) -> Generation:
 def record(
     pictures: Sequence[np.ndarray], generation: Generation, collection: str, latents: np.ndarray | None
 ) -> list[str]:
-    """The ids of the pictures, once all of them are on disk; what was recorded before keeps its id."""
+    """The ids of the pictures, once all of them are on disk; what was recorded before keeps its id.
+
+    Their watermark scores follow beside the run.
+    """
     kept = store()
     made = [(picture, replace(generation, batch_index=index)) for index, picture in enumerate(pictures)]
     ids = kept.add_images(made, collection)
     if latents is not None:
         for image_id, latent in zip(ids, latents, strict=True):
             kept.add_latent(image_id, latent)
+    LOOKER.look_at(ids)
     return ids

@@ -12,6 +12,7 @@ from . import (
     routes_pictures,
     routes_settings,
     routes_upkeep,
+    routes_watermarks,
 )
 from .routes_answers import ROOT, THREADS, Store, answered
 from .team import DOOR, Door
@@ -22,6 +23,7 @@ SUBJECTS = (
     routes_settings,
     routes_upkeep,
     routes_history,
+    routes_watermarks,
     format_routes,
     gate_routes,
 )

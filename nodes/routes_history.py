@@ -13,6 +13,7 @@ from aiohttp import web
 from ..feedback import history, media
 from ..feedback.records import InvalidRecord
 from . import request_models as models
+from .compat import tell_pages
 from .request_rules import Refused
 from .routes_answers import ROOT, Store, answered, body, on_thread
 
@@ -40,13 +41,6 @@ def output_folder() -> Path:
     import folder_paths
 
     return Path(folder_paths.get_output_directory())
-
-
-def tell_pages(event: str, data: dict[str, Any]) -> None:
-    """Sends an event to every open page."""
-    from server import PromptServer
-
-    PromptServer.instance.send_sync(event, data)
 
 
 def add_routes(

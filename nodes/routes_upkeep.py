@@ -42,7 +42,7 @@ def add_routes(routes: web.RouteTableDef, store: Store) -> None:
     @answered
     async def stats(request: web.Request) -> web.Response:
         queries.query(queries.NoQuery, request)
-        return web.json_response(await on_thread(lambda: counted(store(), disk.sizes())))
+        return web.json_response(await on_thread(lambda: counted_now(store(), disk.sizes())))
 
     @routes.get(f"{ROOT}/me")
     @answered
@@ -124,6 +124,17 @@ def _sizes(folder: Path) -> dict[str, int]:
     return dict(sizes)
 
 
+def counted_now(store: FeedbackStore, disk: dict[str, int]) -> dict[str, Any]:
+    """See `counted`. Raises Refused, with what is known here, while a database server is away."""
+    from ..feedback.engines import DatabaseUnreachable
+
+    try:
+        return counted(store, disk)
+    except DatabaseUnreachable as error:
+        waiting = f"{store.waiting} judgements wait on this machine's disk until it does." if store.waiting else ""
+        raise Refused(503, f"{error} {waiting}".strip()) from error
+
+
 def counted(store: FeedbackStore, disk: dict[str, int]) -> dict[str, Any]:
     """What `stats` answers."""
     stats, reliability, run = store.stats(), store.reliability(), store.latest_run("taste")
@@ -131,6 +142,7 @@ def counted(store: FeedbackStore, disk: dict[str, int]) -> dict[str, Any]:
         **asdict(stats),
         "bytes": sum(disk.values()),
         "disk": disk,
+        "waiting": store.waiting,
         "reliability": [asdict(rater) for rater in reliability],
         **agreement(reliability),
         **progress(stats.ratings + stats.comparisons, run),

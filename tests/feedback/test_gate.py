@@ -10,7 +10,7 @@ import pytest
 
 from feedback_loop.feedback import gate
 from feedback_loop.feedback.gate import Answer, GateKey, Question, WaitingRoom
-from feedback_loop.feedback.marks import Ranking
+from feedback_loop.feedback.marks import Ranking, Region
 from feedback_loop.feedback.media import encode_png
 from feedback_loop.feedback.records import Comment, Comparison, Conflict, InvalidRecord, NotFound, Rating, RequestKey
 
@@ -231,6 +231,20 @@ def test_a_ranking_is_kept_as_one() -> None:
 def test_approval_is_a_rating_on_its_own_axis(answer: Answer, values: list[float]) -> None:
     said = gate.judgements(question("approve"), answer)
     assert said == [Rating(id_, value, "ann", "approval", 0, 1) for id_, value in zip(PICTURES, values, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("mode", "answer"),
+    [
+        ("choose", Answer("choose", ("b",), "ann", lead_time=4.5)),
+        ("rank", Answer("rank", ("c", "a", "b"), "ann", lead_time=4.5)),
+        ("approve", Answer("approve", ("b",), "ann", lead_time=4.5)),
+    ],
+)
+def test_everything_that_was_judged_has_the_time_that_the_answer_took(mode, answer: Answer) -> None:
+    said = gate.judgements(question(mode), answer)
+    assert said
+    assert {one.lead_time for one in said if not isinstance(one, Region | Comment)} == {4.5}
 
 
 def test_mask_and_comment_are_kept_with_the_picture_that_they_are_about() -> None:

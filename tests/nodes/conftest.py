@@ -1,38 +1,15 @@
-"""Makes ComfyUI's own modules importable here, on the CPU, so that nodes are tested in this process with real classes.
-
-The flags are set on the parsed arguments, since `comfy.cli_args` reads no command line unless it is told to, and
-before `comfy.model_management` and `folder_paths` look at them.
-"""
+"""Fixtures for nodes in this process and in a real ComfyUI."""
 
 from __future__ import annotations
 
-import sys
-import tempfile
 import uuid
 
 import pytest
 
-from feedback_loop import start
 from feedback_loop.tests.comfy_host import ComfyServer
+from feedback_loop.tests.nodes import comfy_modules  # noqa: F401  (makes ComfyUI's modules importable)
 
 from .http_calls import captured
-
-COMFYUI = start.find_comfyui()
-BASE = tempfile.TemporaryDirectory(prefix="feedback_loop_comfy_")
-
-if COMFYUI is not None:
-    sys.path.insert(0, str(COMFYUI))
-    import comfy.cli_args
-
-    comfy.cli_args.args.cpu = True
-    comfy.cli_args.args.base_directory = BASE.name
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _base_directory():
-    """Removed at the end of the session rather than when the interpreter happens to collect it."""
-    yield
-    BASE.cleanup()
 
 
 @pytest.fixture

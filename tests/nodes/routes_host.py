@@ -14,19 +14,21 @@ from aiohttp import web
 
 from feedback_loop.feedback.records import Generation
 from feedback_loop.feedback.store import FeedbackStore
-from feedback_loop.nodes import routes, routes_history
+from feedback_loop.nodes import routes, routes_history, routes_watermarks
 from feedback_loop.nodes.routes_answers import THREADS
 from feedback_loop.nodes.team import DOOR, Door
+from feedback_loop.nodes.watermarks import Looker
 from feedback_loop.tests.comfy_host import ComfyServer
 
 
 class RoutesServer(ComfyServer):
-    """`url` and `request` as ComfyUI's server has them; `store` behind it, and the events sent to pages."""
+    """`url` and `request` as ComfyUI's server has them; `store` and `looker` behind it, `events` sent to pages."""
 
     def __init__(self, url: str, store: FeedbackStore) -> None:
         self.url = url
         self.store = store
         self.events: list[tuple[str, dict[str, Any]]] = []
+        self.looker = Looker(lambda: store, lambda *event: self.events.append(event), lambda: False)
 
     def picture(self, colour: int = 0, prompt: str | None = None, collection: str = "default") -> str:
         """The id of a new picture of 16 x 12 pixels, all of one grey."""
@@ -35,9 +37,11 @@ class RoutesServer(ComfyServer):
 
 
 @contextmanager
-def serving(folder: Path, team: bool = False, output: Path | None = None) -> Iterator[RoutesServer]:
-    """The routes over a new store in `folder`, which looks for older pictures in `output`."""
-    store = FeedbackStore(f"sqlite:///{folder / 'feedback.sqlite3'}", folder / "media")
+def serving(
+    folder: Path, team: bool = False, output: Path | None = None, url: str | None = None
+) -> Iterator[RoutesServer]:
+    """The routes over a store in `folder` or at `url`, which looks for older pictures in `output`."""
+    store = FeedbackStore(url or f"sqlite:///{folder / 'feedback.sqlite3'}", folder / "media")
     loop, server = asyncio.new_event_loop(), RoutesServer("", store)
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
@@ -51,6 +55,7 @@ def serving(folder: Path, team: bool = False, output: Path | None = None) -> Ite
         loop.call_soon_threadsafe(loop.stop)
         thread.join(60)
         loop.close()
+        server.looker.stop()
         store.close()
 
 
@@ -61,6 +66,8 @@ def _application(server: RoutesServer, team: bool, output: Path) -> web.Applicat
             routes_history.add_routes(
                 table, lambda: server.store, lambda: output, lambda *event: server.events.append(event)
             )
+        elif subject is routes_watermarks:
+            routes_watermarks.add_routes(table, lambda: server.store, server.looker)
         else:
             subject.add_routes(table, lambda: server.store)
     app[DOOR] = Door(lambda: server.store, THREADS, team)

@@ -122,7 +122,7 @@ def test_the_chosen_picture_goes_on_with_mask_comment_and_index(comfy_server, pi
     assert same(saved(comfy_server, entry), [pictures[1]])
     assert same(saved(comfy_server, entry, "9"), [np.repeat(painted[..., None], 3, -1)])
     assert (entry["outputs"]["6"]["text"], entry["outputs"]["7"]["text"]) == (["the left hand"], ["1"])
-    assert entry["outputs"]["4"]["feedback_gate"] == [{"images": [second], "how": "chosen by ann"}]
+    assert entry["outputs"]["4"]["feedback_gate"] == [{"images": [second], "how": "chosen by ann", "key": gate["key"]}]
     assert gates(comfy_server) == []
 
     (comparison,) = marks(comfy_server, first)["comparisons"]
@@ -144,6 +144,25 @@ def test_what_is_acknowledged_is_stored_and_sent_twice_it_is_stored_once(comfy_s
     comfy_server.wait(run)
     assert answer(comfy_server, gate, once, **body)[0] == 200
     assert len(marks(comfy_server, gate["images"][0])["comparisons"]) == 1
+
+
+def test_the_answer_names_what_it_stored_so_that_it_can_be_taken_back_with_the_time_it_took(
+    comfy_server, pictures, rater
+) -> None:
+    run = comfy_server.queue_prompt(asking())
+    (gate,) = of_run(comfy_server, run)
+    first, second = gate["images"]
+    body = {"action": "choose", "images": [second], "comment": "sharper", "lead_time": 2.5, "rater": rater}
+    said = answer(comfy_server, gate, **body)[1]
+    assert comfy_server.wait(run)["outputs"]["4"]["feedback_gate"][0]["images"] == [second]
+    (comparison,) = marks(comfy_server, first)["comparisons"]
+    (comment,) = marks(comfy_server, second)["comments"]
+    assert said["judgements"] == [comparison["id"], comment["id"]]
+    (pace,) = [one for one in comfy_server.get(f"{API}/stats")["reliability"] if one["rater"] == rater]
+    assert pace["median_seconds"] == 2.5
+    for id_ in said["judgements"]:
+        assert comfy_server.request("DELETE", f"{API}/judgements/{id_}")[0] == 200
+    assert not any(marks(comfy_server, first).values()) and not any(marks(comfy_server, second).values())
 
 
 def test_a_ranking_goes_on_in_order_and_is_kept_as_a_ranking(comfy_server, pictures) -> None:

@@ -4,7 +4,7 @@
 `clip()` and `sdxl_clip()` a CLIP, `clip_vision()` a CLIP_VISION. `conditioning(kind, seed)` makes random CONDITIONING
 of the right shape, which is all that the last four need. The same seed gives the same weights; made in inference mode
 they are inference tensors, as a loader node's are. Everything is float32 on ComfyUI's own devices.
-Import this after ComfyUI has been made importable (tests/nodes/conftest.py).
+Import this after ComfyUI has been made importable (tests/nodes/comfy_modules.py).
 """
 
 from __future__ import annotations

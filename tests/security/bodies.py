@@ -36,6 +36,7 @@ BODIES: dict[tuple[str, str], JSON] = {
     ("PUT", "settings"): {"interactions": True},
     ("POST", "history/scan"): {"collection": "attacked"},
     ("POST", "gates/{key}"): {"action": "choose", "images": [FIRST], "mask_of": FIRST, "comment": "c", "rater": "r"},
+    ("POST", "watermarks/scan"): {},
     ("POST", "prune"): {},
     ("POST", "backup"): {},
 }

@@ -8,6 +8,7 @@ import pytest
 
 from feedback_loop import start
 from feedback_loop.tests import comfy_host
+from feedback_loop.tests.nodes import comfy_modules  # noqa: F401  (makes ComfyUI's modules importable)
 
 from .target import State, Target, hostile_folders, judged_pictures
 

@@ -2,6 +2,9 @@
 // in another tab, the same is asked, and what was answered elsewhere disappears.
 import { api } from "../../../scripts/api.js";
 import { answerOf, BASE, write } from "./feedback_api.js";
+import { takeBack } from "./judgement_api.js";
+import { marks } from "./marks.js";
+import { said } from "./said.js";
 import { currentRater } from "./settings.js";
 import { send } from "./team.js";
 
@@ -43,15 +46,24 @@ class Gates extends EventTarget {
     this.dispatchEvent(new CustomEvent("change"));
   }
 
-  /** Resolves once the answer is stored; rejects when another was faster, or time was up. */
-  async answer(gate, content) {
+  /** Resolves once the answer is stored; rejects when another was faster, or time was up. `words` say what it is. */
+  async answer(gate, content, words) {
     try {
-      await write("POST", `/gates/${encodeURIComponent(gate.key)}`, { rater: currentRater(), ...content });
+      const path = `/gates/${encodeURIComponent(gate.key)}`;
+      const { judgements } = await write("POST", path, { rater: currentRater(), ...content });
+      if (judgements.length) said.note(words, gate.images, () => takeAllBack(judgements, gate.images));
+      this.answered = judgements.length ? { key: gate.key, said: said.last } : null;
       this.#gates = this.#gates.filter(({ key }) => key !== gate.key);
     } finally {
       await this.read();
     }
   }
+}
+
+/** What was said stands no longer; the run has gone on with it all the same. */
+async function takeAllBack(judgements, images) {
+  for (const id of judgements) await takeBack(id);
+  for (const id of images) marks.glance(id, true);
 }
 
 export const gates = new Gates();

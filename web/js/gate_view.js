@@ -1,6 +1,6 @@
 // One run that waits: its pictures, the time that is left, and the answer. Several that wait here are asked about one
 // after the other.
-import { element } from "./dom.js";
+import { element, secondsSince } from "./dom.js";
 import { openFullView } from "./full_view.js";
 import { Choice } from "./gate_choice.js";
 import { gates } from "./gate_list.js";
@@ -9,9 +9,13 @@ import { keepNativeKeys } from "./keys.js";
 import { PictureCard } from "./picture_card.js";
 import { PictureGrid } from "./picture_grid.js";
 import { pictures } from "./pictures.js";
+import { said } from "./said.js";
 import { complain } from "./settings.js";
+import { takeBack } from "./take_back.js";
 
 const IDLE = "When a run comes to this node it stops, and its pictures appear here for you to choose from.";
+const UNREAD = "A run waits here, but its pictures can't be read at this moment. They are asked for again until they can.";
+const TAKE_BACK = "What you said of the pictures no longer counts; the run has gone on with it all the same";
 const TICK = 500; // ms
 const THEN = {
   skip: "nothing goes on",
@@ -29,6 +33,8 @@ export class GateView {
     this.which = which;
     this.#build();
     this.onChange = () => this.show();
+    this.onSaid = () => this.#showIdle();
+    for (const event of ["said", "undone"]) said.addEventListener(event, this.onSaid);
     this.onPicture = ({ detail }) => this.grid.showChange(detail.id);
     gates.addEventListener("change", this.onChange);
     pictures.addEventListener("change", this.onPicture);
@@ -44,6 +50,7 @@ export class GateView {
       accept: (id) => this.#accept(id),
       zoom: (id) => this.#open(id),
       comment: () => this.comment.focus(),
+      undo: () => takeBack(this.title),
     };
     this.grid = new PictureGrid("Pictures to decide about", (id, focus) => this.#card(id, focus), () => {}, actions);
     this.body = element("div", { className: "fl-body" }, this.grid.element);
@@ -58,7 +65,10 @@ export class GateView {
     this.foot = element("div", { className: "fl-gate-foot" }, says, element("div", { className: "fl-bar" }, this.go, this.none));
     this.head = element("div", { className: "fl-bar" }, this.title, this.time);
     this.note = element("p", { className: "fl-empty", role: "status" });
-    const inner = element("div", { className: "fl-inner" }, this.head, this.body, this.foot, this.note);
+    this.undo = button(TAKE_BACK, () => takeBack(this.note));
+    this.undo.textContent = "Take back what I said";
+    this.end = element("div", { className: "fl-gate-end" }, this.note, this.undo);
+    const inner = element("div", { className: "fl-inner" }, this.head, this.body, this.foot, this.end);
     const on = { keydown: (event) => this.#key(event) };
     this.element = element("div", { className: "fl-capture fl-gate", on }, inner);
   }
@@ -104,14 +114,18 @@ export class GateView {
     this.comment.value = "";
     this.#busy(Boolean(gate));
     this.grid.show([]);
+    if (!gate) this.failed = false;
     if (!gate) return this.#showIdle();
     this.timer = setInterval(() => this.#tick(), TICK);
     try {
       await pictures.need(gate.images);
     } catch (error) {
-      return complain("The pictures of a run that waits could not be read", error);
+      if (this.#gate?.key === gate.key) this.#unread(error);
+      return;
     }
     if (this.#gate?.key !== gate.key) return;
+    this.failed = false;
+    this.since = performance.now();
     this.choice = new Choice(gate);
     this.#busy(false);
     this.#showBody();
@@ -120,11 +134,21 @@ export class GateView {
     if (hadFocus) this.grid.focus(gate.images[0]);
   }
 
+  /** With the next look at what waits it is tried again: a database server may be away. */
+  #unread(error) {
+    if (!this.failed) complain("The pictures of a run that waits could not be read", error);
+    this.failed = true;
+    this.#gate = null;
+    this.#showIdle();
+  }
+
   #showIdle() {
     for (const part of [this.head, this.body, this.foot]) part.hidden = !this.#gate;
-    this.note.hidden = Boolean(this.#gate);
+    this.end.hidden = Boolean(this.#gate);
+    this.undo.hidden = !this.#last || this.#last.key !== gates.answered?.key || said.last !== gates.answered.said;
     const { how, images } = this.#last ?? {};
     this.note.textContent = how ? `The run ${images.length ? "went on" : "ended here"}: ${how}.` : IDLE;
+    if (this.failed) this.note.textContent = UNREAD;
   }
 
   #showBody() {
@@ -200,16 +224,16 @@ export class GateView {
   }
 
   async #send(action = this.#gate.mode) {
-    if (this.sending || (action !== "reject" && !this.choice.complete)) return;
+    if (this.sending || !this.choice || (action !== "reject" && !this.choice.complete)) return;
     if (this.painter) await this.#toggleMask();
-    const content = { action, images: action === "reject" ? [] : this.choice.picked };
+    const content = { action, images: action === "reject" ? [] : this.choice.picked, lead_time: secondsSince(this.since) };
     const comment = this.comment.value.trim();
     if (comment) content.comment = comment;
     // A mark on a picture that is not picked after all is none; on rejected ones it says what is wrong.
     if (this.mask && (action === "reject" || this.choice.has(this.mask.id))) Object.assign(content, { mask: this.mask.mask, mask_of: this.mask.id });
     this.#busy(true);
     try {
-      await gates.answer(this.#gate, content);
+      await gates.answer(this.#gate, content, action === "reject" ? "a rejection" : `“${this.choice.goOn}”`);
     } catch (error) {
       complain("Your answer was not taken", error);
     }
@@ -237,6 +261,7 @@ export class GateView {
   remove() {
     clearInterval(this.timer);
     gates.removeEventListener("change", this.onChange);
+    for (const event of ["said", "undone"]) said.removeEventListener(event, this.onSaid);
     pictures.removeEventListener("change", this.onPicture);
     this.grid.remove();
   }

@@ -20,6 +20,9 @@ export const backUp = () => write("POST", "/backup", {});
 
 export const scanHistory = (collection) => write("POST", "/history/scan", { collection });
 
+/** {done, left} of the pictures that a detector looks at because nobody did yet. */
+export const lookForWatermarks = () => write("POST", "/watermarks/scan", {});
+
 export const postInteraction = (interaction) => write("POST", "/interactions", interaction);
 
 /** {interactions}: whether what people do with pictures is recorded. */

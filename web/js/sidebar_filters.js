@@ -4,6 +4,7 @@ import { currentRater } from "./settings.js";
 
 const TYPING_MS = 300;
 const SORTS = { newest: "Newest first", oldest: "Oldest first", best: "Best first", worst: "Worst first", watermark: "Watermark first" };
+const WATERMARK = "How surely a detector sees a watermark: 0 to 1";
 const RATED = { "": "All", false: "Not rated", true: "Rated" };
 
 const starValue = (stars) => (stars ? (Number(stars) - 1) / 4 : ""); // as the store keeps it, 0..1
@@ -40,7 +41,7 @@ export class Filters {
 
   #fields() {
     const starChoices = [["", "any"], ...[1, 2, 3, 4, 5].map((stars) => [String(stars), "★".repeat(stars)])];
-    const fraction = { type: "number", step: "any", placeholder: "any", className: "fl-field" };
+    const fraction = { type: "number", min: 0, max: 1, step: "any", placeholder: "any", className: "fl-field" };
     return {
       text: element("input", { type: "search", className: "fl-field", placeholder: "Search prompts", "aria-label": "Search prompts" }),
       rated: this.#select(Object.entries(RATED), "Rated or not"),
@@ -51,8 +52,8 @@ export class Filters {
       maxStars: this.#select(starChoices, "Most stars"),
       since: element("input", { type: "date", className: "fl-field", "aria-label": "Captured since" }),
       until: element("input", { type: "date", className: "fl-field", "aria-label": "Captured until" }),
-      minWatermark: element("input", { ...fraction, "aria-label": "Lowest watermark score" }),
-      maxWatermark: element("input", { ...fraction, "aria-label": "Highest watermark score" }),
+      minWatermark: element("input", { ...fraction, "aria-label": "Lowest watermark score", title: WATERMARK }),
+      maxWatermark: element("input", { ...fraction, "aria-label": "Highest watermark score", title: WATERMARK }),
     };
   }
 
@@ -105,6 +106,12 @@ export class Filters {
 
   get collection() {
     return this.fields.collection.value;
+  }
+
+  /** True when pictures without a watermark score can't be listed. */
+  get asksForWatermarks() {
+    const { sort, minWatermark, maxWatermark } = this.fields;
+    return sort.value === "watermark" || minWatermark.value !== "" || maxWatermark.value !== "";
   }
 
   /** True when what is listed is a whole collection, or everything. */

@@ -50,6 +50,12 @@ function factsOfRater(reliability) {
   return facts;
 }
 
+function factsOfOutbox({ waiting }) {
+  if (!waiting) return [];
+  const words = `${waiting} judgement${waiting === 1 ? "" : "s"}, kept on the server's disk`;
+  return fact("Waiting for the database", words, "They are sent once the database server answers again.");
+}
+
 export class Progress {
   constructor() {
     this.meter = element("progress", { className: "fl-meter", "aria-label": "Towards a usable reward" });
@@ -62,7 +68,7 @@ export class Progress {
     const way = wayToGo(stats);
     this.element.hidden = !way;
     if (way) this.#showWay(way);
-    this.facts.replaceChildren(...factsOfReward(stats), ...factsOfAgreement(stats), ...factsOfRater(stats.reliability));
+    this.facts.replaceChildren(...factsOfOutbox(stats), ...factsOfReward(stats), ...factsOfAgreement(stats), ...factsOfRater(stats.reliability));
   }
 
   #showWay({ given, needed }) {

@@ -15,6 +15,7 @@ import { Progress } from "./sidebar_progress.js";
 import { QueueAfter } from "./sidebar_queue.js";
 import { confirmed, inWords, Storage } from "./sidebar_storage.js";
 import { saveCopy, useInGraph } from "./sidebar_use.js";
+import { Watermarks } from "./sidebar_watermarks.js";
 import { takeBack } from "./take_back.js";
 
 const TABS = { pictures: "Pictures", compare: "Compare", progress: "Progress" };
@@ -34,6 +35,7 @@ export class SidebarView {
       shown: () => this.#showCount(),
       failed: (error) => complain("More pictures could not be listed", error),
     });
+    this.watermarks = new Watermarks(this.filters, () => this.#scoresCame());
     this.compare = new ComparePanel({ collection: () => this.filters.collection || null, undo: () => this.undo() });
     this.progress = new Progress();
     this.queueAfter = new QueueAfter();
@@ -48,7 +50,7 @@ export class SidebarView {
     this.fresh = element("button", { className: "fl-button fl-fresh", type: "button", text: "New pictures", hidden: "" });
     this.fresh.addEventListener("click", () => this.restart());
     this.panels = {
-      pictures: element("div", { className: "fl-panel" }, this.filters.element, element("div", { className: "fl-bar" }, this.count, this.fresh), this.list.element),
+      pictures: element("div", { className: "fl-panel" }, this.filters.element, this.watermarks.element, element("div", { className: "fl-bar" }, this.count, this.fresh), this.list.element),
       compare: element("div", { className: "fl-panel" }, this.compare.element),
       progress: this.#progressPanel(),
     };
@@ -121,6 +123,12 @@ export class SidebarView {
     this.showStats();
   }
 
+  /** Pictures that had no watermark score have one now. */
+  #scoresCame() {
+    if (this.list.atTop) this.restart();
+    else this.fresh.hidden = false;
+  }
+
   /** Called whenever the panel comes into sight. */
   opened() {
     if (!this.list.ids.length || this.stale) this.restart();
@@ -143,6 +151,7 @@ export class SidebarView {
 
   async restart() {
     this.fresh.hidden = true;
+    this.watermarks.need();
     try {
       await this.list.restart();
     } catch (error) {
