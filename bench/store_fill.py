@@ -157,8 +157,9 @@ def _statements(w: Words, images: int, judgements: int) -> dict[str, list[str]]:
             f"{tally} SELECT 'kind', kind, count(*) FROM judgement GROUP BY kind",
             f"{tally} SELECT 'collection', collection, count(*) FROM image GROUP BY collection",
             f"{tally} VALUES ('store', 'raters', {RATERS}), ('store', 'media_bytes', {images * 400000})",
-            "INSERT INTO rater_tally (rater_id, judgements, lefts, rights, repeats, same) SELECT rater_id, count(*), "
-            "sum(CASE WHEN winner = 'left' THEN 1 ELSE 0 END), sum(CASE WHEN winner = 'right' THEN 1 ELSE 0 END), 0, 0 "
+            "INSERT INTO rater_tally (rater_id, judgements, lefts, rights, repeats, same, times) "
+            "SELECT rater_id, count(*), sum(CASE WHEN winner = 'left' THEN 1 ELSE 0 END), "
+            "sum(CASE WHEN winner = 'right' THEN 1 ELSE 0 END), 0, 0, '2.5,1.5,2.5,2.5,' "
             "FROM judgement LEFT JOIN comparison ON comparison.id = judgement.id GROUP BY rater_id",
             f"UPDATE counter SET value = {images + judgements} WHERE name = 'revision'",
             f"DELETE FROM counter WHERE name IN ('{derived.COUNTED}', '{derived.JUDGED}')",

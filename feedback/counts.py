@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
-from . import derived_tables, tables
+from . import derived, derived_tables, tables
 from .queries import revision
 from .results import RaterReliability, Stats
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
 
-LATEST = 200  # judgements of a rater whose times are looked at
 Z = 1.959963984540054  # of a two-sided interval of 95 %
 
 
@@ -44,12 +43,11 @@ def reliability(connection: Connection) -> list[RaterReliability]:
     """Everybody who judged, by name."""
     tally, rater = derived_tables.rater_tally, tables.rater
     rows = select(tally, rater.c.name).join(rater, rater.c.id == tally.c.rater_id).where(tally.c.judgements > 0)
-    found = connection.execute(rows.order_by(rater.c.name)).all()
-    return [_reliability(row, _median_seconds(connection, row.rater_id)) for row in found]
+    return [_reliability(row) for row in connection.execute(rows.order_by(rater.c.name))]
 
 
-def _reliability(row: Row[Any], seconds: float | None) -> RaterReliability:
-    decided = row.lefts + row.rights
+def _reliability(row: Row[Any]) -> RaterReliability:
+    decided, times = row.lefts + row.rights, derived.seconds_in(row.times)
     return RaterReliability(
         rater=row.name,
         judgements=row.judgements,
@@ -57,23 +55,8 @@ def _reliability(row: Row[Any], seconds: float | None) -> RaterReliability:
         left_interval=wilson(row.lefts, decided) if decided else None,
         self_agreement=row.same / row.repeats if row.repeats else None,
         repeats=row.repeats,
-        median_seconds=seconds,
+        median_seconds=median(times) if times else None,
     )
-
-
-def _median_seconds(connection: Connection, rater_id: str) -> float | None:
-    judgement, times = tables.judgement, []
-    for kind in ("rating", "comparison", "ranking"):
-        timed = tables.metadata.tables[kind]
-        rows = (
-            select(timed.c.lead_time)
-            .join(judgement, judgement.c.id == timed.c.id)
-            .where(judgement.c.rater_id == rater_id, judgement.c.kind == kind)
-            .order_by(judgement.c.revision.desc())
-            .limit(LATEST)
-        )
-        times += [time for time in connection.execute(rows).scalars() if time is not None]
-    return median(times) if times else None
 
 
 def wilson(hits: int, tries: int) -> tuple[float, float]:

@@ -81,11 +81,15 @@ def _said_of(connection: Connection, image_id: str) -> list[str]:
 
 def _delete_judgements(connection: Connection, ids: Sequence[str]) -> None:
     for some in chunks(ids):
+        whose = select(judgement.c.rater_id).where(judgement.c.id.in_(some)).distinct()
+        raters = connection.execute(whose).scalars().all()
         _uncount(connection, some)
         for table in (*OF_ONE_IMAGE, comparison, tables.ranking):
             connection.execute(delete(table).where(table.c.id.in_(some)))
         connection.execute(delete(judgement).where(judgement.c.supersedes.in_(some)))
         connection.execute(delete(judgement).where(judgement.c.id.in_(some)))
+        for rater_id in raters:
+            derived.refresh_times(connection, rater_id)
 
 
 def _uncount(connection: Connection, ids: Sequence[str]) -> None:

@@ -12,13 +12,13 @@ from .pairs import Agreement, agreement, prompt_key
 from .prompt_words import begin_anew, insert_words
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from sqlalchemy import Connection, Row, Select
 
     from .records import Rating
 
-VERSION = 2
+VERSION = 3
 """Raised when the tables are to be made anew in every database that is opened."""
 
 COUNTED = "derived"  # the counter that says with which VERSION they were made
@@ -41,10 +41,12 @@ ADD_TO_TALLY = text(
     "ON CONFLICT (what, name) DO UPDATE SET value = tally.value + excluded.value"
 )
 COUNTS_OF_RATER = ("judgements", "lefts", "rights", "repeats", "same")
+TIMES = 400  # letters in which the latest times of a rater are kept
 ADD_TO_RATER = text(
-    f"INSERT INTO rater_tally (rater_id, {', '.join(COUNTS_OF_RATER)}) "  # constants of ours # nosec B608
-    f"VALUES (:rater_id, :{', :'.join(COUNTS_OF_RATER)}) ON CONFLICT (rater_id) DO UPDATE SET "
+    f"INSERT INTO rater_tally (rater_id, {', '.join(COUNTS_OF_RATER)}, times) "  # constants of ours # nosec B608
+    f"VALUES (:rater_id, :{', :'.join(COUNTS_OF_RATER)}, :times) ON CONFLICT (rater_id) DO UPDATE SET "
     + ", ".join(f"{name} = rater_tally.{name} + excluded.{name}" for name in COUNTS_OF_RATER)
+    + f", times = substr(excluded.times || rater_tally.times, 1, {TIMES})"
 )
 SET_CURRENT = text(
     "INSERT INTO current_rating (image_id, axis, rater_id, rating_id, value, image_revision) "
@@ -67,9 +69,35 @@ def add_to_tally(connection: Connection, what: str, name: str, change: int) -> N
         connection.execute(delete(tally).where(tally.c.what == what, tally.c.name == name, tally.c.value == 0))
 
 
-def add_to_rater(connection: Connection, rater_id: str, **changes: int) -> None:
-    """Changes the counts of one rater."""
-    connection.execute(ADD_TO_RATER, {"rater_id": rater_id, **dict.fromkeys(COUNTS_OF_RATER, 0), **changes})
+def add_to_rater(connection: Connection, rater_id: str, seconds: float | None = None, **changes: int) -> None:
+    """Changes the counts of one rater. seconds: what the latest judgement took, where that is known."""
+    times = "" if seconds is None else _times([seconds])
+    counts = {**dict.fromkeys(COUNTS_OF_RATER, 0), **changes}
+    connection.execute(ADD_TO_RATER, {"rater_id": rater_id, "times": times, **counts})
+
+
+def _times(seconds: Iterable[float]) -> str:
+    return "".join(f"{some:.4g}," for some in seconds)
+
+
+def seconds_in(times: str) -> list[float]:
+    """The times that a row of `rater_tally` holds, the latest first; the last may have been cut off."""
+    return [float(some) for some in times.split(",")[:-1]]
+
+
+def refresh_times(connection: Connection, rater_id: str) -> None:
+    """Finds anew which times of a rater are the latest."""
+    found: list[tuple[int, float]] = []
+    for table in (rating, comparison, tables.ranking):
+        rows = (
+            select(judgement.c.revision, table.c.lead_time)
+            .join(table, table.c.id == judgement.c.id)
+            .where(judgement.c.rater_id == rater_id, judgement.c.kind == table.name, table.c.lead_time.is_not(None))
+        )
+        latest = connection.execute(rows.order_by(judgement.c.revision.desc()).limit(TIMES // 2))
+        found += [(row.revision, row.lead_time) for row in latest]
+    times = _times(seconds for _, seconds in sorted(found, reverse=True))[:TIMES]
+    connection.execute(update(rater_tally).where(rater_tally.c.rater_id == rater_id).values(times=times))
 
 
 def count_rating(connection: Connection, rating_id: str, rater_id: str, given: Rating, of: Row[Any]) -> None:
@@ -122,10 +150,12 @@ def agreement_on(connection: Connection, rater_id: str, axis: str, left: str, ri
     return agreement(list(choices(connection, rater_id, axis, left, right).values()))
 
 
-def count_judgement(connection: Connection, rater_id: str, kind: str, change: int, **counts: int) -> None:
-    """One judgement of a kind more or less, and what else there is to count of it."""
+def count_judgement(
+    connection: Connection, rater_id: str, kind: str, change: int, seconds: float | None = None, **counts: int
+) -> None:
+    """One judgement of a kind more or less, the time it took, and what else there is to count of it."""
     add_to_tally(connection, "kind", kind, change)
-    add_to_rater(connection, rater_id, judgements=change, **counts)
+    add_to_rater(connection, rater_id, seconds, judgements=change, **counts)
 
 
 def count_comparison(connection: Connection, rater_id: str, said: Mapping[str, Any], change: int) -> None:
@@ -136,7 +166,7 @@ def count_comparison(connection: Connection, rater_id: str, said: Mapping[str, A
     counts = {"same": change * (whole.same - rest.same), "repeats": change * (whole.repeats - rest.repeats)}
     if said["winner"] in ("left", "right"):
         counts[f"{said['winner']}s"] = change
-    count_judgement(connection, rater_id, "comparison", change, **counts)
+    count_judgement(connection, rater_id, "comparison", change, said["lead_time"] if change > 0 else None, **counts)
 
 
 def set_revision(connection: Connection, revision: int) -> None:
@@ -228,6 +258,7 @@ def _rebuild_raters(connection: Connection) -> None:
     judged = select(judgement.c.rater_id, func.count()).where(COUNTS, SAID).group_by(judgement.c.rater_id)
     for rater_id, judgements in connection.execute(judged).all():
         add_to_rater(connection, rater_id, judgements=judgements)
+        refresh_times(connection, rater_id)
     decided = (
         select(judgement.c.rater_id, comparison.c.winner, func.count())
         .join(comparison, comparison.c.id == judgement.c.id)

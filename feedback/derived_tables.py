@@ -66,4 +66,5 @@ rater_tally = Table(  # counts of the judgements that count, of each rater
     Column("rights", BigInteger, nullable=False),
     Column("repeats", BigInteger, nullable=False),
     Column("same", BigInteger, nullable=False),
+    Column("times", Text, nullable=False, server_default=""),  # seconds that the latest took, see `derived.seconds_in`
 )

@@ -55,7 +55,7 @@ _FACTS = _FACTS.where(image.c.id.in_(bindparam("images", expanding=True)))
 
 def insert_rating(connection: Connection, rating: Rating, stamp: Stamp | None = None) -> str:
     """Appends a rating, and the comment that came with it."""
-    id_, rater_id, (of,) = _judge(connection, "rating", rating.rater, [rating.image_id], stamp)
+    id_, rater_id, (of,) = _judge(connection, "rating", rating.rater, [rating.image_id], stamp, rating.lead_time)
     row = {name: getattr(rating, name) for name in RATING_FIELDS}
     connection.execute(insert(tables.rating), {"id": id_, **row})
     derived.count_rating(connection, id_, rater_id, rating, of)
@@ -77,7 +77,7 @@ def insert_comparison(connection: Connection, comparison: Comparison, stamp: Sta
 
 def insert_ranking(connection: Connection, ranking: Ranking, stamp: Stamp | None = None) -> str:
     """Appends a ranking."""
-    id_, _, _ = _judge(connection, "ranking", ranking.rater, ranking.image_ids, stamp)
+    id_, _, _ = _judge(connection, "ranking", ranking.rater, ranking.image_ids, stamp, ranking.lead_time)
     connection.execute(insert(tables.ranking).values(id=id_, axis=ranking.axis, lead_time=ranking.lead_time))
     entries = [
         {"ranking_id": id_, "place": place, "image_id": image_id} for place, image_id in enumerate(ranking.image_ids)
@@ -165,7 +165,12 @@ def _insert_comment(connection: Connection, comment: Comment, about: str | None,
 
 
 def _judge(
-    connection: Connection, kind: str, rater: str, images: Sequence[str], stamp: Stamp | None = None
+    connection: Connection,
+    kind: str,
+    rater: str,
+    images: Sequence[str],
+    stamp: Stamp | None = None,
+    seconds: float | None = None,
 ) -> tuple[str, str, list[Row[Any]]]:
     """(id of the new judgement, id of the rater, the pictures' rows). Raises NotFound for an unknown picture."""
     found = {row.id: row for row in connection.execute(_FACTS, {"rater": rater, "images": list(images)})}
@@ -176,7 +181,7 @@ def _judge(
     rater_id = rows[0].rater_id or rater_named(connection, rater)
     id_ = _append(connection, kind, rater_id, rows[0].last + 1, stamp)
     if kind != "comparison":
-        derived.count_judgement(connection, rater_id, kind, 1)
+        derived.count_judgement(connection, rater_id, kind, 1, seconds)
     return id_, rater_id, rows
 
 
@@ -228,7 +233,7 @@ def _supersede(connection: Connection, judgement_id: str, stamp: Stamp | None = 
     row = connection.execute(select(judgement).where(judgement.c.id == judgement_id)).one()
     if row.kind == "comparison":
         compared = connection.execute(select(tables.comparison).where(tables.comparison.c.id == judgement_id)).one()
-        derived.count_comparison(connection, row.rater_id, compared._mapping, -1)
+        derived.count_comparison(connection, row.rater_id, compared._asdict(), -1)
     else:
         derived.count_judgement(connection, row.rater_id, row.kind, -1)
     undo = _append(connection, "undo", row.rater_id, revision(connection) + 1, stamp, judgement_id)

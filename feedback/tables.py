@@ -142,7 +142,7 @@ judgement = Table(
     _reference("rater_id", "rater.id"),
     Column("supersedes", String(36), ForeignKey("judgement.id"), unique=True),
     Column("created_at", UtcTime, nullable=False),
-    Column("revision", BigInteger, nullable=False, index=True),
+    Column("revision", BigInteger, nullable=False),
     CheckConstraint(f"kind IN {KINDS}", name="kind"),
     CheckConstraint("(kind = 'undo') = (supersedes IS NOT NULL)", name="undo_supersedes"),
     Index(None, "rater_id", "kind", "revision"),
