@@ -7,7 +7,10 @@ from importlib import import_module
 
 from .compat import ComfyExtension, io, register_folders
 
-MODULES = ("capture", "gate", "dataset", "formats", "rewards", "guidance", "text", "training", "evaluate", "demo")
+MODULES = (
+    "capture", "gate", "dataset", "formats", "rewards", "rewards_watermark", "rewards_classifier", "rewards_text",
+    "rewards_colour", "rewards_combine", "guidance", "text", "training", "evaluate", "demo",
+)  # fmt: skip
 
 
 def all_nodes() -> list[type[io.ComfyNode]]:
@@ -21,6 +24,7 @@ class FeedbackLoopExtension(ComfyExtension):
     async def on_load(self) -> None:
         try:
             register_folders()
+            import_module(".reward_folders", __name__).register()
             import_module(".routes", __name__).register()
             self.nodes = all_nodes()
         except Exception:

@@ -83,6 +83,28 @@ def interval_plot(
     return _tensor(image)
 
 
+def histogram(values: Sequence[float], title: str, size: tuple[int, int] = (512, 256)) -> Tensor:
+    """How many of the values lie where, as IMAGE (1, H, W, 3): about the square root of their number of equal bins."""
+    image, draw = _canvas(size)
+    _text(draw, (size[0] / 2, 6), title, 16, anchor="ma", width=size[0] - 16)
+    known = [float(v) for v in values if math.isfinite(v)]
+    if not known:
+        _text(draw, (size[0] / 2, size[1] / 2), "nothing to show yet", 14, anchor="mm")
+        return _tensor(image)
+    bins = max(1, min(40, math.ceil(len(known) ** 0.5)))
+    counts, edges = np.histogram(known, bins, _padded(min(known), max(known)))
+    across = Axis(float(edges[0]), float(edges[-1]), 48, size[0] - 16)
+    up = Axis(0, float(counts.max()), size[1] - 30, 34)
+    for value in _ticks(across.low, across.high):
+        _text(draw, (across.pixel(value), up.start + 4), f"{value:g}", 12, anchor="ma")
+    _text(draw, (across.start - 6, up.end), str(counts.max()), 12, anchor="rm")
+    for count, low, high in zip(counts, edges, edges[1:], strict=False):
+        if count:
+            draw.rectangle((across.pixel(low) + 1, up.pixel(count), across.pixel(high) - 1, up.start), fill=COLOURS[0])
+    draw.line((across.start, up.start, across.end, up.start), fill=INK)
+    return _tensor(image)
+
+
 def grid(images: Tensor, columns: int, labels: Sequence[str] | None = None, side: int = 128) -> Tensor:
     """Pictures in rows of `columns`, each with its label below, as one IMAGE (1, H, W, 3).
 

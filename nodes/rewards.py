@@ -1,17 +1,14 @@
-"""Reward nodes: learn a taste from ratings, keep it, measure pictures, and put rewards together."""
+"""Reward nodes: learn a taste from ratings, keep and load rewards, and measure pictures with them."""
 
 from __future__ import annotations
 
 import folder_paths
 import torch
 
-from ..feedback.rewards.colour import PROPERTIES, ColourReward
-from ..feedback.rewards.combine import CombinedReward
-from ..feedback.rewards.watermark import WatermarkPenalty
 from . import reward_files
 from .compat import FEEDBACK, REWARD, REWARDS_FOLDER, io, store, ui
-from .learning import learn_taste, measured, parse_weights, pictures_of, prepared
-from .plots import interval_plot
+from .learning import learn_taste, measured, pictures_of, prepared
+from .plots import histogram, interval_plot
 
 CATEGORY = "feedback/reward"
 
@@ -138,110 +135,6 @@ class FeedbackLoadReward(io.ComfyNode):
         return io.NodeOutput(reward_files.load(name, clip_vision))
 
 
-class FeedbackWatermarkPenalty(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="FeedbackWatermarkPenalty",
-            display_name="Watermark penalty",
-            category=CATEGORY,
-            description="A reward that falls where a picture carries a visible watermark. Needs no ratings.",
-            search_aliases=["remove watermark", "logo", "no text", "watermark detector"],
-            inputs=[
-                io.Float.Input(
-                    "margin",
-                    default=3.0,
-                    min=-5.0,
-                    max=8.0,
-                    step=0.5,
-                    tooltip="How sure the detector has to be that there is none before the pull ends: at 3 it fades "
-                    "around a probability of 5 %. Higher pulls for longer.",
-                    advanced=True,
-                ),
-            ],
-            outputs=[REWARD.Output("reward", tooltip="0 for a clean picture, lower the surer a watermark is.")],
-        )
-
-    @classmethod
-    def execute(cls, margin=3.0) -> io.NodeOutput:
-        return io.NodeOutput(WatermarkPenalty(margin))
-
-
-class FeedbackColorReward(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        amount = io.Float.Input(
-            "value",
-            default=0.5,
-            min=-2.0,
-            max=1.0,
-            step=0.01,
-            tooltip="The value to come near to. Brightness and saturation 0 to 1, contrast 0 to .5, warmth -1 to 1, "
-            "colourfulness 0 to 1, sharpness about -2 (soft) to -1 (crisp).",
-        )
-        return io.Schema(
-            node_id="FeedbackColorReward",
-            display_name="Colour reward",
-            category=CATEGORY,
-            description="Rewards more or less of a property that can be measured: light, colour, contrast, sharpness.",
-            search_aliases=["brightness", "saturation", "contrast", "warmth", "sharpness", "colorfulness", "color"],
-            inputs=[
-                io.Combo.Input(
-                    "property",
-                    options=list(PROPERTIES),
-                    tooltip="What is measured. One unit is about what ordinary pictures differ by.",
-                ),
-                io.DynamicCombo.Input(
-                    "aim",
-                    options=[
-                        io.DynamicCombo.Option("more", []),
-                        io.DynamicCombo.Option("less", []),
-                        io.DynamicCombo.Option("target", [amount]),
-                    ],
-                    tooltip="As much of it as can be, as little as can be, or near to one value.",
-                ),
-            ],
-            outputs=[REWARD.Output("reward", tooltip="The reward, in standard deviations of ordinary pictures.")],
-        )
-
-    @classmethod
-    def execute(cls, property, aim) -> io.NodeOutput:
-        return io.NodeOutput(ColourReward(property, -1 if aim["aim"] == "less" else 1, aim.get("value")))
-
-
-class FeedbackCombineRewards(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        slots = io.Autogrow.TemplatePrefix(
-            REWARD.Input("reward", tooltip="A reward to add. A new slot appears when one is connected."),
-            prefix="reward",
-            min=1,
-            max=16,
-        )
-        return io.Schema(
-            node_id="FeedbackCombineRewards",
-            display_name="Combine rewards",
-            category=CATEGORY,
-            description="Adds rewards with weights into one. Their pictures are decoded and encoded once for all.",
-            search_aliases=["add rewards", "weighted sum", "mix rewards"],
-            inputs=[
-                io.Autogrow.Input("rewards", template=slots, tooltip="The rewards to add."),
-                io.String.Input(
-                    "weights",
-                    default="1",
-                    tooltip="One number for each reward in order, separated by commas, such as 1, 0.5, -1. A negative "
-                    "weight makes a penalty of a reward; rewards without a number count 1.",
-                ),
-            ],
-            outputs=[REWARD.Output("reward", tooltip="The weighted sum.")],
-        )
-
-    @classmethod
-    def execute(cls, rewards, weights="1") -> io.NodeOutput:
-        parts = [prepared(reward) for reward in rewards.values() if reward is not None]
-        return io.NodeOutput(CombinedReward(parts, parse_weights(weights, len(parts))))
-
-
 class FeedbackScoreImages(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -260,6 +153,12 @@ class FeedbackScoreImages(io.ComfyNode):
                 io.Image.Output("sorted", tooltip="The same pictures, the best first."),
                 io.Float.Output("scores", is_output_list=True, tooltip="Their scores, in the order that they came in."),
                 io.Float.Output("mean", tooltip="The mean of the scores."),
+                io.Int.Output(
+                    "ranking",
+                    is_output_list=True,
+                    tooltip="Numbers of the pictures, the best first, counted from 0 as in Get Image from Batch.",
+                ),
+                io.Image.Output("histogram", tooltip="How many pictures got which score."),
             ],
         )
 
@@ -270,15 +169,12 @@ class FeedbackScoreImages(io.ComfyNode):
         lines = [f"{place}. picture {i + 1}: {scores[i]:+.3f}" for place, i in enumerate(order, 1)]
         mean = sum(scores) / len(scores)
         text = "\n".join([f"{prepared(reward).name}: mean {mean:+.3f}", *lines])
-        return io.NodeOutput(images[torch.tensor(order)], scores, mean, ui={"text": (text,), "scores": scores})
+        best_first, chart = images[torch.tensor(order)], histogram(scores, prepared(reward).name)
+        preview = ui.PreviewImage(pictures_of(best_first).movedim(1, -1), cls=cls).as_dict() | {
+            "text": (text,),
+            "scores": scores,
+        }
+        return io.NodeOutput(best_first, scores, mean, order, chart, ui=preview)
 
 
-NODES: list[type[io.ComfyNode]] = [
-    FeedbackTrainReward,
-    FeedbackSaveReward,
-    FeedbackLoadReward,
-    FeedbackWatermarkPenalty,
-    FeedbackColorReward,
-    FeedbackCombineRewards,
-    FeedbackScoreImages,
-]
+NODES: list[type[io.ComfyNode]] = [FeedbackTrainReward, FeedbackSaveReward, FeedbackLoadReward, FeedbackScoreImages]

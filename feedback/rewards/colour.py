@@ -1,4 +1,4 @@
-"""Rewards that need no network: how bright, saturated, warm, colourful, contrasty or sharp a picture is."""
+"""Rewards without a network: how bright, saturated, warm, colourful, contrasty or sharp a picture is, and its hues."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .base import Embed, Encoder, Reward, RewardError
+from .hues import HUE_PROPERTIES
 
 _EPS = 1e-6  # under square roots, whose slope is infinite at 0
 
@@ -70,6 +71,7 @@ PROPERTIES: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
     "warmth": (warmth, 0.15),
     "colourfulness": (colourfulness, 0.12),
     "sharpness": (sharpness, 0.3),
+    **HUE_PROPERTIES,
 }
 
 

@@ -11,12 +11,18 @@ from typing import Any
 
 import torch
 
+from .aesthetic import AestheticReward
 from .base import Encoder, Reward, RewardError
 from .colour import ColourReward
+from .hues import PaletteReward
 from .taste import TasteReward
+from .text import TextReward
 from .watermark import WatermarkPenalty
 
-KINDS: dict[str, type[Reward]] = {kind.kind: kind for kind in (TasteReward, ColourReward, WatermarkPenalty)}
+KINDS: dict[str, type[Reward]] = {
+    kind.kind: kind
+    for kind in (TasteReward, ColourReward, PaletteReward, WatermarkPenalty, TextReward, AestheticReward)
+}
 HEADER = "feedback_loop.reward"
 FORMAT = 1
 

@@ -115,6 +115,26 @@ def log_odds(detector: Network, images: Tensor) -> Tensor:
     return torch.stack([detector(view)[0] for view in views(images)]).amax(dim=0)
 
 
+def location(detector: Network, images: Tensor) -> Tensor:
+    """Where marks are seen, (B,H,W) in 0..1, one number for each cell of 8 pixels of a view, spread smoothly.
+
+    Of a large picture the corners are read from their own views, where these see more.
+    """
+    height, width = images.shape[-2:]
+    whole, *corners = (_cells(detector, view) for view in views(images))
+    found = _resized(whole, height, width)
+    half = min(height, width) // 2
+    places = [(y, x) for y in (0, height - half) for x in (0, width - half)]
+    for seen, (y, x) in zip(corners, places, strict=False):
+        part = found[..., y : y + half, x : x + half]
+        found[..., y : y + half, x : x + half] = torch.maximum(part, _resized(seen, half, half))
+    return found[:, 0].clamp(0, 1)
+
+
+def _cells(detector: Network, view: Tensor) -> Tensor:
+    return detector(view)[1].sigmoid()[:, None]
+
+
 class WatermarkPenalty(Reward):
     """`-scale * softplus(log_odds + margin)`: linear in the log-odds while a mark is seen, flat once it is gone.
 
@@ -125,10 +145,13 @@ class WatermarkPenalty(Reward):
     # On a half-trained demo model, full steps also where no mark was seen cost 19 points of attributes, these 4.
     negligible = 0.5
 
-    def __init__(self, margin: float = 3.0, detector: Detector | None = None) -> None:
-        self.name = "no watermark"
-        self.margin = margin
-        self.detector = detector if detector is not None else load_detector()
+    def __init__(self, margin: float = 3.0, detector: Network | None = None, made: str = "shipped") -> None:
+        """made: where the detector's weights are from: "shipped" and "auditor" come with the pack, "own" do not."""
+        self.name = {"auditor": "no watermark (auditor)", "own": "no watermark (own detector)"}.get(
+            made, "no watermark"
+        )
+        self.margin, self.made = margin, made
+        self.detector: Network = detector or (load_auditor() if made == "auditor" else load_detector())
 
     def score(self, images: Tensor, prompts: Sequence[str] | None, embed: Embed) -> Tensor:
         return -F.softplus(log_odds(self.detector, images) + self.margin)
@@ -141,12 +164,27 @@ class WatermarkPenalty(Reward):
         return [self.detector]
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        return {}, {"margin": self.margin}
+        own = self.detector.state_dict() if self.made == "own" else {}
+        tensors = {key: value.detach() for key, value in own.items() if value.is_floating_point()}
+        return tensors, {"margin": self.margin, "made": self.made}
 
     @classmethod
     def from_state(
         cls, tensors: dict[str, Tensor], settings: dict[str, Any], encoders: Sequence[Encoder]
     ) -> WatermarkPenalty:
-        if not isinstance(settings.get("margin"), int | float):
+        margin, made = settings.get("margin"), settings.get("made", "shipped")
+        if not isinstance(margin, int | float) or made not in MADE:
             raise RewardError("The file's watermark penalty has no margin: it is damaged; save the reward again.")
-        return cls(float(settings["margin"]))
+        return cls(float(margin), _own_detector(tensors) if made == "own" else None, made)
+
+
+MADE = ("shipped", "auditor", "own")
+
+
+def _own_detector(tensors: dict[str, Tensor]) -> Detector:
+    detector = Detector()
+    wanted = {key: value.shape for key, value in detector.state_dict().items() if value.is_floating_point()}
+    if {key: value.shape for key, value in tensors.items()} != wanted:
+        raise RewardError("The file's watermark detector has other weights than it needs: train it again.")
+    detector.load_state_dict({key: value.float() for key, value in tensors.items()}, strict=False)
+    return detector.eval().requires_grad_(False)

@@ -21,7 +21,7 @@ from feedback_loop.feedback.records import Feedback
 from feedback_loop.feedback.rewards.base import Reward
 from feedback_loop.feedback.rewards.colour import ColourReward
 from feedback_loop.nodes import MODULES, compat
-from feedback_loop.tests.nodes import tiny_models
+from feedback_loop.tests.nodes import tiny_joint, tiny_models
 
 NOTHING_RATED = Feedback(revision=0, collection="nobody rated this")
 
@@ -99,7 +99,13 @@ VALID: dict[str, tuple[str, dict[str, Any]]] = {
     "FeedbackTrainReward": ("rewards", {"feedback": NOTHING_RATED, "clip_vision": tiny_models.clip_vision}),
     "FeedbackSaveReward": ("rewards", {"reward": brightness, "name": "bright"}),
     "FeedbackLoadReward": ("rewards", {"name": "bright.safetensors"}),
-    "FeedbackCombineRewards": ("rewards", {"rewards": lambda: {"reward0": brightness()}, "weights": "1"}),
+    "FeedbackCombineRewards": ("rewards_combine", {"rewards": lambda: {"reward0": brightness()}, "weights": "1"}),
+    "FeedbackMaskReward": ("rewards_combine", {"reward": brightness, "mask": lambda: torch.ones(1, 8, 8)}),
+    "FeedbackColorReward": ("rewards_colour", {"property": "brightness", "aim": {"aim": "more"}}),
+    "FeedbackWatermarkPenalty": ("rewards_watermark", {}),
+    "FeedbackTrainWatermarkDetector": ("rewards_watermark", {"images": lambda: torch.rand(8, 64, 64, 3), "steps": 1}),
+    "FeedbackClassifierReward": ("rewards_classifier", {"model": {"model": "gone", "label": "cat"}}),
+    "FeedbackTextReward": ("rewards_text", {"wish": "bright", "opposite": "dark", "model": tiny_joint.connected}),
     "FeedbackScoreImages": ("rewards", {"images": lambda: torch.zeros(2, 8, 8, 3), "reward": brightness}),
     "FeedbackImport": (
         "formats",
@@ -195,6 +201,79 @@ CASES = [
     Case("FeedbackCombineRewards", "weights without end", "between -1,000,000 and", {"weights": "1e30"}),
     Case("FeedbackCombineRewards", "a weight too many", "2 weights for 1 reward.*take some away", {"weights": "1, 2"}),
     Case("FeedbackCombineRewards", "picture for a reward", "no reward.*Connect", {"rewards": lambda: {"a": LATENTS}}),
+    Case("FeedbackCombineRewards", "half a schedule", "from where to where.*such as", {"active": "0.5"}),
+    Case("FeedbackCombineRewards", "schedule that ends early", "such as 0-1", {"active": "0.5-0.2"}),
+    Case("FeedbackCombineRewards", "parts of the run too many", "2 parts.*take some away", {"active": "0-1, 0-1"}),
+    Case(
+        "FeedbackCombineRewards",
+        "minimum without a scale",
+        "connect some pictures as reference",
+        {"rewards": lambda: {"a": brightness(), "b": ColourReward("warmth")}, "how": "minimum"},
+    ),
+    Case(
+        "FeedbackCombineRewards",
+        "reference pictures all alike",
+        "alike.*pictures that differ",
+        {"reference": lambda: torch.zeros(2, 8, 8, 3)},
+    ),
+    Case("FeedbackMaskReward", "empty mask", "mask is empty: paint", {"mask": lambda: torch.zeros(1, 8, 8)}),
+    Case("FeedbackMaskReward", "picture for a reward", "no reward.*Connect", {"reward": lambda: torch.zeros(1)}),
+    Case("FeedbackMaskReward", "latent for a mask", "no MASK.*Connect", {"mask": lambda: LATENTS}),
+    Case(
+        "FeedbackColorReward",
+        "words for a palette",
+        "write 1 to 16 colours",
+        {"property": "nearness to a palette", "palette": "sea and sand"},
+    ),
+    Case("FeedbackWatermarkPenalty", "taste as detector", "no watermark detector.*Connect", {"trained": brightness}),
+    Case("FeedbackWatermarkPenalty", "no picture", "at least one picture", {"images": lambda: torch.zeros(0, 8, 8, 3)}),
+    Case("FeedbackTrainWatermarkDetector", "nothing connected", "connect images, or name", {"images": None}),
+    Case(
+        "FeedbackTrainWatermarkDetector",
+        "too few pictures",
+        "too few.*at least 8",
+        {"images": lambda: torch.rand(7, 64, 64, 3)},
+    ),
+    Case(
+        "FeedbackTrainWatermarkDetector",
+        "collection that is not there",
+        "no picture in the collection",
+        {"images": None, "collection": "nobody filled this"},
+    ),
+    Case("FeedbackClassifierReward", "model that is gone", "There is no .gone.*put the model's folder there"),
+    Case("FeedbackClassifierReward", "path outside", "There is no", {"model": {"model": "../../etc", "label": "x"}}),
+    Case(
+        "FeedbackClassifierReward",
+        "no model at all",
+        "no image classifier.*Put the folder",
+        {"model": {"model": "put a model into models/rewards"}},
+    ),
+    Case("FeedbackTextReward", "no wish", "The wish is empty: write", {"wish": " "}),
+    Case("FeedbackTextReward", "wish that is its own opposite", "for the same: write", {"opposite": "bright"}),
+    Case(
+        "FeedbackTextReward",
+        "checkpoint without CLIP",
+        "no text encoder.*Load CLIP",
+        {"model": lambda: tiny_joint.connected(clip=None)},
+    ),
+    Case(
+        "FeedbackTextReward",
+        "CLIP of another model",
+        "16 numbers, but clip holds.*trained with it",
+        {"model": lambda: tiny_joint.connected(clip_vision=tiny_models.clip_vision())},
+    ),
+    Case(
+        "FeedbackTextReward",
+        "no image encoder",
+        "no image encoder|joint space",
+        {"model": lambda: tiny_joint.connected(clip_vision=None)},
+    ),
+    Case(
+        "FeedbackTextReward",
+        "folder that is gone",
+        "There is no .gone",
+        {"model": {"model": "a CLIP or SigLIP of models/rewards", "folder": "gone"}},
+    ),
     Case("FeedbackScoreImages", "no picture", "at least one picture", {"images": lambda: torch.zeros(0, 8, 8, 3)}),
     Case("FeedbackScoreImages", "picture for a reward", "no reward.*Connect", {"reward": lambda: torch.zeros(1)}),
     Case("FeedbackScoreImages", "reward without answers", "no number.*Look at its VAE", {"reward": NotANumber}),
@@ -231,7 +310,7 @@ CASES = [
 ]
 
 
-NOTHING_TO_GET_WRONG = {"FeedbackDemoModel", "FeedbackWatermarkPenalty", "FeedbackColorReward"}
+NOTHING_TO_GET_WRONG = {"FeedbackDemoModel"}
 """No sockets to connect, and settings that ComfyUI itself keeps within their limits."""
 
 

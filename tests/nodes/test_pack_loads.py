@@ -6,6 +6,7 @@ from feedback_loop.tests.comfy_host import ComfyServer
 
 NODE_IDS = {
     "FeedbackCapture",
+    "FeedbackClassifierReward",
     "FeedbackCombineRewards",
     "FeedbackColorReward",
     "FeedbackDataset",
@@ -15,12 +16,15 @@ NODE_IDS = {
     "FeedbackGate",
     "FeedbackImport",
     "FeedbackLoadReward",
+    "FeedbackMaskReward",
     "FeedbackRewardGuidance",
     "FeedbackSaveReward",
     "FeedbackScoreImages",
     "FeedbackTextConditioning",
+    "FeedbackTextReward",
     "FeedbackTrainLora",
     "FeedbackTrainReward",
+    "FeedbackTrainWatermarkDetector",
     "FeedbackWatermarkPenalty",
 }
 

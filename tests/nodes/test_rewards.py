@@ -18,7 +18,16 @@ from feedback_loop.feedback.records import Generation, Rating
 from feedback_loop.feedback.rewards.base import RewardError
 from feedback_loop.feedback.rewards.colour import ColourReward
 from feedback_loop.feedback.store import FeedbackStore
-from feedback_loop.nodes import compat, denoiser, encoder, learning, reward_files, rewards
+from feedback_loop.nodes import (
+    compat,
+    denoiser,
+    encoder,
+    learning,
+    reward_files,
+    rewards,
+    rewards_colour,
+    rewards_combine,
+)
 from feedback_loop.tests.nodes import tiny_models
 from feedback_loop.training.judgements import TooFewJudgementsError
 
@@ -275,13 +284,13 @@ def test_a_changed_file_has_another_fingerprint(reward_folder: Path) -> None:
     ],
 )
 def test_the_colour_node_makes_the_reward_that_was_asked_for(aim: dict[str, Any], name: str) -> None:
-    assert rewards.FeedbackColorReward.execute(property="warmth", aim=aim).result[0].name == name
+    assert rewards_colour.FeedbackColorReward.execute(property="warmth", aim=aim).result[0].name == name
 
 
 def test_combining_adds_with_weights_in_order_and_missing_ones_count_one() -> None:
     """Grey .5: brightness .5 / .18 = 2.778, contrast .001 / .07: 2 * 2.778 + 1 * .0143."""
     parts = {"reward0": ColourReward("brightness"), "reward1": ColourReward("contrast")}
-    combined = rewards.FeedbackCombineRewards.execute(rewards=parts, weights="2").result[0]
+    combined = rewards_combine.FeedbackCombineRewards.execute(rewards=parts, weights="2").result[0]
     assert float(combined(torch.full((1, 3, 8, 8), 0.5))) == pytest.approx(2 * 0.5 / 0.18 + 0.001 / 0.07, abs=1e-3)
 
 
@@ -299,7 +308,7 @@ def test_scoring_sorts_pictures_and_gives_scores_in_their_own_order() -> None:
     images = torch.tensor([0.2, 0.8, 0.5]).view(3, 1, 1, 1).expand(3, 8, 8, 4)
     with torch.inference_mode():
         node = rewards.FeedbackScoreImages.execute(images=images, reward=ColourReward("brightness"))
-    ordered, scores, mean = node.result
+    ordered, scores, mean, ranking, chart = node.result
     assert scores == pytest.approx([0.2 / 0.18, 0.8 / 0.18, 0.5 / 0.18], abs=1e-4)
     assert torch.equal(ordered, images[[1, 2, 0]]) and mean == pytest.approx(0.5 / 0.18, abs=1e-4)
     assert "1. picture 2" in node.ui["text"][0]
