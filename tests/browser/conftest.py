@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from feedback_loop import start
+from feedback_loop.tests.browser.captured import Captured
+from feedback_loop.tests.browser.sidebar_page import Sidebar, fill
 from feedback_loop.tests.comfy_host import ComfyServer
 
 FLAGS = (
@@ -101,3 +104,35 @@ def shared_comfy_page(browser: Browser, comfy_server: ComfyServer) -> Iterator[C
     context.set_default_timeout(30_000)
     yield ComfyPage(context.new_page(), comfy_server).open()
     context.close()
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["classic", "vue"])
+def renderer(request: pytest.FixtureRequest, shared_comfy_page: ComfyPage) -> ComfyPage:
+    """The shared page with each of the two ways to draw nodes."""
+    return shared_comfy_page.set_vue_nodes(request.param)
+
+
+@pytest.fixture
+def captured(renderer: ComfyPage) -> Iterator[Captured]:
+    captured = Captured(renderer)
+    yield captured
+    captured.close()
+
+
+@pytest.fixture
+def sidebar(shared_comfy_page: ComfyPage) -> Iterator[Sidebar]:
+    yield Sidebar(shared_comfy_page)
+    shared_comfy_page.page.unroute_all()
+    shared_comfy_page.page.evaluate("() => document.querySelectorAll('dialog.fl-full').forEach((view) => view.close())")
+
+
+@pytest.fixture
+def three(sidebar: Sidebar) -> list[str]:
+    """Three pictures in a collection of their own, listed in the sidebar; ids, newest first."""
+    collection = f"sidebar {uuid.uuid4()}"
+    store = sidebar.store()
+    ids = fill(store, collection, ["a red fox", "a green frog", "a red lantern"])
+    store.close()
+    sidebar.look_at(collection)
+    sidebar.expect_shown(ids)
+    return ids

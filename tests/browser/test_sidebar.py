@@ -3,121 +3,14 @@
 from __future__ import annotations
 
 import re
-import sqlite3
 import uuid
-from collections.abc import Iterator
-from typing import Any
 
-import numpy as np
 import pytest
-from playwright.sync_api import Locator, expect
+from playwright.sync_api import expect
 
-from feedback_loop.feedback.records import Generation
-from feedback_loop.feedback.store import FeedbackStore
+from feedback_loop.tests.browser.sidebar_page import API, Sidebar, fill
 
-API = "/feedback_loop/v1"
 ROW_HEIGHT = 96
-expect.set_options(timeout=60_000)  # the machine may be busy with other work
-
-
-class Sidebar:
-    """The sidebar, open, and the verbs of a test."""
-
-    def __init__(self, comfy_page: Any) -> None:
-        self.comfy_page, self.page, self.server = comfy_page, comfy_page.page, comfy_page.server
-        self.element = self.page.locator(".fl-side")
-        self.list = self.page.locator(".fl-list")
-        if not self.element.is_visible():
-            self.page.locator(".feedback-loop-tab-button").click()
-        expect(self.element).to_be_visible()
-
-    def store(self) -> FeedbackStore:
-        """The server's own store, written by this process too."""
-        folder = self.server.base_directory / "user" / "__feedback_loop"
-        folder.mkdir(parents=True, exist_ok=True)
-        return FeedbackStore(f"sqlite:///{folder / 'feedback.sqlite3'}", folder / "media")
-
-    def tab(self, name: str) -> None:
-        self.page.get_by_role("tab", name=name).click()
-
-    def more_filters(self) -> None:
-        if self.page.locator(".fl-more:not([open])").count():
-            self.page.locator(".fl-more summary").click()
-
-    def look_at(self, collection: str) -> None:
-        """Chooses a collection, as somebody does who opens the panel after its pictures came."""
-        self.tab("Pictures")
-        self.page.locator(".feedback-loop-tab-button").click()
-        expect(self.element).to_have_count(0)
-        self.page.locator(".feedback-loop-tab-button").click()
-        self.more_filters()
-        self.page.get_by_role("button", name="Clear").click()
-        option = self.page.get_by_label("Collection", exact=True).locator(f'option[value="{collection}"]')
-        expect(option).to_have_count(1)
-        self.page.get_by_label("Collection", exact=True).select_option(collection)
-
-    def row(self, image_id: str) -> Locator:
-        return self.page.locator(f'.fl-row[data-image-id="{image_id}"]')
-
-    def star(self, image_id: str, stars: int) -> Locator:
-        return self.row(image_id).locator(f'.fl-star[data-stars="{stars}"]')
-
-    def rows_of(self, query: str, *values: str) -> list[tuple[Any, ...]]:
-        """What a query says, straight from the database file."""
-        path = self.server.base_directory / "user" / "__feedback_loop" / "feedback.sqlite3"
-        connection = sqlite3.connect(f"file:{path}?mode=ro", timeout=60, uri=True)
-        try:
-            return connection.execute(query, values).fetchall()
-        finally:
-            connection.close()
-
-    def expect_rows(self, rows: list[tuple[Any, ...]], query: str, *values: str) -> None:
-        self.comfy_page.poll(lambda: self.rows_of(query, *values) == rows, 60)
-
-    def shown(self) -> list[str]:
-        """The ids of the rows in the document, from top to bottom."""
-        script = """rows => rows.filter(row => !row.hidden)
-            .sort((a, b) => a.getAttribute('aria-posinset') - b.getAttribute('aria-posinset'))
-            .map(row => row.dataset.imageId)"""
-        return self.page.locator(".fl-row").evaluate_all(script)
-
-    def expect_shown(self, ids: list[str]) -> None:
-        self.comfy_page.poll(lambda: self.shown() == ids, 60)
-
-    def stored(self, image_id: str) -> list[tuple[float, str]]:
-        ratings = self.server.get(f"{API}/images/{image_id}")["ratings"]
-        return [(rating["value"], rating["rater"]) for rating in ratings]
-
-    def expect_stored(self, image_id: str, ratings: list[tuple[float, str]]) -> None:
-        self.comfy_page.poll(lambda: self.stored(image_id) == ratings, 30)
-
-
-def fill(store: FeedbackStore, collection: str, prompts: list[str]) -> list[str]:
-    """Records one small picture for each prompt, in one transaction for each thousand; ids, newest first."""
-    rng = np.random.default_rng(5)
-    pixels = [rng.integers(0, 255, (24, 24, 3), dtype=np.uint8) for _ in range(min(50, len(prompts)))]
-    made = [(pixels[i % len(pixels)], Generation(prompt=prompt, seed=str(i))) for i, prompt in enumerate(prompts)]
-    ids = [id_ for at in range(0, len(made), 1000) for id_ in store.add_images(made[at : at + 1000], collection)]
-    return ids[::-1]
-
-
-@pytest.fixture
-def sidebar(shared_comfy_page: Any) -> Iterator[Sidebar]:
-    yield Sidebar(shared_comfy_page)
-    shared_comfy_page.page.unroute_all()
-    shared_comfy_page.page.evaluate("() => document.querySelectorAll('dialog.fl-full').forEach((view) => view.close())")
-
-
-@pytest.fixture
-def three(sidebar: Sidebar) -> list[str]:
-    """Three pictures in a collection of their own, listed in the sidebar; ids, newest first."""
-    collection = f"sidebar {uuid.uuid4()}"
-    store = sidebar.store()
-    ids = fill(store, collection, ["a red fox", "a green frog", "a red lantern"])
-    store.close()
-    sidebar.look_at(collection)
-    sidebar.expect_shown(ids)
-    return ids
 
 
 def test_stars_clicked_in_the_sidebar_are_stored_and_the_same_star_clears(sidebar: Sidebar, three: list[str]) -> None:
@@ -200,6 +93,25 @@ def test_filters_leave_what_was_asked_for_and_sorting_orders_it(sidebar: Sidebar
     choose("Most stars").select_option("")
     choose("Captured since").fill("2100-01-01")
     sidebar.expect_shown([])
+    assert sidebar.comfy_page.errors == []
+
+
+def test_who_asks_for_watermarks_sees_how_far_the_detector_is_and_then_the_pictures(
+    sidebar: Sidebar, three: list[str]
+) -> None:
+    """These came from another process, so nothing has looked at them; afterwards each has a score between 0 and 1."""
+    sidebar.page.get_by_label("Order").select_option("watermark")
+    sidebar.comfy_page.poll(lambda: sorted(sidebar.shown()) == sorted(three), 120)
+    expect(sidebar.element.locator(".fl-watermarks")).to_be_hidden()
+    expect(sidebar.row(three[0]).locator(".fl-row-facts")).to_contain_text(re.compile(r"watermark [01]\.\d\d"))
+    scores = [sidebar.server.get(f"{API}/images/{id_}")["watermark"] for id_ in sidebar.shown()]
+    assert scores == sorted(scores, reverse=True)
+    # While many wait, the panel says so; what is said on the way, here by hand, is what the server sends.
+    tell = "left => app.api.dispatchCustomEvent('feedback_loop.watermarks', { done: 16, left })"
+    sidebar.page.evaluate(tell, 2984)
+    expect(sidebar.element.locator(".fl-watermarks")).to_contain_text("16 of 3,000 pictures")
+    sidebar.page.evaluate(tell, 0)
+    expect(sidebar.element.locator(".fl-watermarks")).to_be_hidden()
     assert sidebar.comfy_page.errors == []
 
 
@@ -327,67 +239,6 @@ def test_the_store_says_what_it_takes_backs_up_and_prunes_what_nobody_judged(
     sidebar.page.get_by_role("dialog").get_by_role("button", name="Delete").click()
     sidebar.tab("Pictures")
     sidebar.expect_shown([three[2]])
-
-
-INTERACTIONS = "SELECT kind, result_id FROM interaction WHERE image_id = ? ORDER BY kind"
-
-
-def test_what_people_do_is_recorded_only_while_the_switch_is_on(sidebar: Sidebar, three: list[str]) -> None:
-    """Off at first, so a saved copy leaves no trace; then on: saved once, run again with another seed, loaded again."""
-    switch = "value => app.extensionManager.setting.set('FeedbackLoop.Interactions', value)"
-
-    def save(image_id: str) -> None:
-        sidebar.row(image_id).hover()
-        with sidebar.page.expect_download() as download:
-            sidebar.row(image_id).get_by_label("Save a copy").click()
-        assert download.value.suggested_filename == f"feedback_{image_id}.png"
-
-    save(three[0])
-    sidebar.page.evaluate(switch, True)
-    sidebar.comfy_page.poll(lambda: sidebar.server.get(f"{API}/settings")["interactions"], 30)
-    save(three[1])
-    sidebar.expect_rows([("saved", None)], INTERACTIONS, three[1])
-    assert sidebar.rows_of(INTERACTIONS, three[0]) == []
-
-    first, second = [run_with_seed(sidebar, seed) for seed in (1, 2)]
-    sidebar.expect_rows([("regenerated", second)], INTERACTIONS, first)
-    kept, larger = save_and_upscale(sidebar)
-    sidebar.expect_rows([("upscaled", larger)], INTERACTIONS, kept)
-    sidebar.page.evaluate(switch, False)
-    sidebar.comfy_page.poll(lambda: not sidebar.server.get(f"{API}/settings")["interactions"], 30)
-    run_with_seed(sidebar, 3)
-    save(three[2])
-    assert sidebar.rows_of(INTERACTIONS, three[2]) == []
-    assert sidebar.rows_of(INTERACTIONS, second) == []
-
-
-def save_and_upscale(sidebar: Sidebar) -> tuple[str, str]:
-    """A run saves what it captures, another loads that file and makes it larger; ids of the two pictures."""
-    made = {
-        "1": {"class_type": "EmptyImage", "inputs": {"width": 24, "height": 24, "batch_size": 1, "color": 77}},
-        "2": {"class_type": "FeedbackCapture", "inputs": {"images": ["1", 0], "collection": "kept"}},
-        "3": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": f"kept {uuid.uuid4()}"}},
-    }
-    outputs = sidebar.comfy_page.load_prompt(made).queue()["outputs"]
-    scale = {"upscale_method": "bilinear", "width": 48, "height": 48, "crop": "disabled"}
-    larger = {
-        "1": {"class_type": "LoadImage", "inputs": {"image": f"{outputs['3']['images'][0]['filename']} [output]"}},
-        "2": {"class_type": "ImageScale", "inputs": {"image": ["1", 0], **scale}},
-        "3": {"class_type": "FeedbackCapture", "inputs": {"images": ["2", 0], "collection": "kept"}},
-    }
-    again = sidebar.comfy_page.load_prompt(larger).queue()["outputs"]
-    return outputs["2"]["feedback_images"][0], again["3"]["feedback_images"][0]
-
-
-def run_with_seed(sidebar: Sidebar, seed: int) -> str:
-    """Queues a graph that makes one picture from a seed; returns the id of what was captured."""
-    prompt = {
-        "1": {"class_type": "EmptyImage", "inputs": {"width": 24, "height": 24, "batch_size": 1, "color": 8}},
-        "2": {"class_type": "ImageAddNoise", "inputs": {"image": ["1", 0], "seed": seed, "strength": 0.5}},
-        "3": {"class_type": "FeedbackCapture", "inputs": {"images": ["2", 0], "collection": "seeds"}},
-    }
-    sidebar.comfy_page.load_prompt(prompt)
-    return sidebar.comfy_page.queue()["outputs"]["3"]["feedback_images"][0]
 
 
 @pytest.mark.parametrize("count", [3000, pytest.param(100_000, marks=[pytest.mark.long, pytest.mark.timeout(3600)])])

@@ -71,11 +71,6 @@ def in_sqlite(server: Any, image_id: str) -> list[tuple[float, float, str]]:
     return connection.execute(query, [image_id]).fetchall()
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["classic", "vue"])
-def renderer(request: pytest.FixtureRequest, shared_comfy_page: Any) -> Any:
-    return shared_comfy_page.set_vue_nodes(request.param)
-
-
 @pytest.fixture
 def capture(renderer: Any) -> Iterator[Capture]:
     renderer.page.mouse.move(5, 500)

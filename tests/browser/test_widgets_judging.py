@@ -3,25 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Any
 
-import pytest
 from playwright.sync_api import expect
 
 from feedback_loop.tests.browser.captured import API, Captured
-
-
-@pytest.fixture(scope="module", params=[False, True], ids=["classic", "vue"])
-def renderer(request: pytest.FixtureRequest, shared_comfy_page: Any) -> Any:
-    return shared_comfy_page.set_vue_nodes(request.param)
-
-
-@pytest.fixture
-def captured(renderer: Any) -> Iterator[Captured]:
-    captured = Captured(renderer)
-    yield captured
-    captured.close()
 
 
 def test_a_thumb_is_a_rating_of_one_or_zero_and_the_same_thumb_again_clears(captured: Captured) -> None:

@@ -63,11 +63,6 @@ TEXTS = """root => {
 }"""
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["classic", "vue"])
-def renderer(request: pytest.FixtureRequest, shared_comfy_page: Any) -> Any:
-    return shared_comfy_page.set_vue_nodes(request.param)
-
-
 @pytest.fixture
 def captured(renderer: Any) -> Iterator[Captured]:
     captured = Captured(renderer)

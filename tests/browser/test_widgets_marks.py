@@ -4,27 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
 from feedback_loop.tests.browser.captured import PROMPT, Captured
-
-
-@pytest.fixture(scope="module", params=[False, True], ids=["classic", "vue"])
-def renderer(request: pytest.FixtureRequest, shared_comfy_page: Any) -> Any:
-    return shared_comfy_page.set_vue_nodes(request.param)
-
-
-@pytest.fixture
-def captured(renderer: Any) -> Iterator[Captured]:
-    captured = Captured(renderer)
-    yield captured
-    captured.close()
 
 
 def shapes(captured: Captured, index: int = 0) -> list[tuple[str, str, list[list[float]]]]:
