@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
+import comfy.samplers
 import pytest
 import torch
 
@@ -61,6 +62,16 @@ VALID: dict[str, tuple[str, dict[str, Any]]] = {
             "strength": 1.0,
             "mode": "direction",
             "prompt": "two stars",
+        },
+    ),
+    "FeedbackRewardSteering": (
+        "steering",
+        {
+            "sampler": lambda: comfy.samplers.ksampler("euler_ancestral"),
+            "reward": brightness,
+            "vae": tiny_models.vae,
+            "particles": 4,
+            "strength": 10.0,
         },
     ),
     "FeedbackEvaluate": (
@@ -163,6 +174,13 @@ CASES = [
         r"below end_percent|end_percent.*above",
         {"start_percent": 0.8, "end_percent": 0.2},
     ),
+    Case(
+        "FeedbackRewardSteering",
+        "sampler without noise",
+        "'euler' cannot be steered.*Choose euler_ancestral",
+        {"sampler": lambda: comfy.samplers.ksampler("euler")},
+    ),
+    Case("FeedbackRewardSteering", "picture for a reward", "no reward.*Connect", {"reward": lambda: torch.zeros(1)}),
     Case("FeedbackTextConditioning", "checkpoint without CLIP", "no text encoder.*Connect", {"clip": None}),
     Case("FeedbackTextConditioning", "CLIP of another model", "connect the CLIP", {"clip": tiny_models.sdxl_clip}),
     Case("FeedbackTextConditioning", "prompt that nobody knows", "Write them into prompt", {"prompt": ""}),

@@ -18,6 +18,7 @@ NODE_IDS = {
     "FeedbackLoadReward",
     "FeedbackMaskReward",
     "FeedbackRewardGuidance",
+    "FeedbackRewardSteering",
     "FeedbackSaveReward",
     "FeedbackScoreImages",
     "FeedbackTextConditioning",
