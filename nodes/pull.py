@@ -92,10 +92,14 @@ class Pull:
         if self.judge is not None:
             self.judge.release()
         self.decoder.release()
-        rewards = [self.reward] if self.sight.judge is None else [self.reward, self.sight.judge]
-        for encoder in (encoder for reward in rewards for encoder in encoders_of(reward)):
-            if isinstance(encoder, ClipVisionEncoder | ManagedNetwork):
-                encoder.release()
+        release_encoders([self.reward] if self.sight.judge is None else [self.reward, self.sight.judge])
+
+
+def release_encoders(rewards: Sequence[Reward]) -> None:
+    """Lets go of the weights of encoders that ComfyUI manages."""
+    for encoder in (encoder for reward in rewards for encoder in encoders_of(reward)):
+        if isinstance(encoder, ClipVisionEncoder | ManagedNetwork):
+            encoder.release()
 
 
 def percent_of(sampling: Any, sigma: float) -> float:
@@ -141,7 +145,12 @@ class RewardGuidance:
         comfy.model_management.throw_exception_if_processing_interrupted()
         check_pictures(denoised.shape)
         with gradients():
-            return self._guided(args, denoised.clone(), sigma.clone().expand(len(denoised)), pulls, process)
+            steered = self._guided(args, denoised.clone(), sigma.clone().expand(len(denoised)), pulls, process)
+        for hook in args["model_options"].get("sampler_post_cfg_function", ()):
+            factor = hook.guidance_factor(denoised) if hasattr(hook, "guidance_factor") else None
+            if factor is not None:
+                steered = torch.where(factor == 1, steered, (denoised + factor * (steered - denoised)).to(steered))
+        return steered
 
     def _guided(
         self, args: dict[str, Any], denoised: Tensor, sigma: Tensor, pulls: Sequence[Pull], process: Process

@@ -9,12 +9,37 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..feedback import provenance
-from ..feedback.records import Generation, Provenance
-from .compat import store
+from ..feedback.graph import upstream
+from ..feedback.marks import Tag
+from ..feedback.records import MAX_NAME, Generation, Provenance
+from .compat import io, store
+from .run_notes import RATER, of_run
 from .watermarks import LOOKER
 
 if TYPE_CHECKING:
     import torch
+
+MAX_SEED = 2**64 - 1
+
+
+def positive_input() -> io.String.Input:
+    return io.String.Input(
+        "positive",
+        optional=True,
+        force_input=True,
+        tooltip="The prompt, if it is made at run time. Left open, it is read from the graph that ran.",
+    )
+
+
+def seed_input() -> io.Int.Input:
+    return io.Int.Input(
+        "seed",
+        optional=True,
+        force_input=True,
+        min=0,
+        max=MAX_SEED,
+        tooltip="The seed, if it is made at run time. Left open, it is read from the graph that ran.",
+    )
 
 
 def pictures_of(images: torch.Tensor) -> list[np.ndarray]:
@@ -75,5 +100,16 @@ def record(
     if latents is not None:
         for image_id, latent in zip(ids, latents, strict=True):
             kept.add_latent(image_id, latent)
+    _tag_with_rules(ids, generation)
     LOOKER.look_at(ids)
     return ids
+
+
+def _tag_with_rules(ids: Sequence[str], generation: Generation) -> None:
+    """What rules did to the pictures while they were made becomes tags of theirs."""
+    if not generation.api_prompt or generation.node_id is None:
+        return
+    above = upstream(generation.api_prompt, generation.node_id)
+    for image_id, texts in zip(ids, of_run(generation.prompt_id, above, len(ids)), strict=True):
+        for text in texts:
+            store().add_tag(Tag(image_id, text[:MAX_NAME], RATER))

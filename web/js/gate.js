@@ -4,6 +4,7 @@ import { element } from "./dom.js";
 import { openGates, showPill } from "./gate_dialog.js";
 import { gates } from "./gate_list.js";
 import { GateView } from "./gate_view.js";
+import { nodeAt } from "./node_place.js";
 import { addView, after } from "./node_view.js";
 
 const NODE = "FeedbackGate";
@@ -12,13 +13,11 @@ const VIEW = { name: "question", type: "feedback_gate", size: [420, 720], minHei
 const stylesheet = new URL("./gate.css", import.meta.url).href;
 document.head.append(element("link", { rel: "stylesheet", href: stylesheet }));
 
-/** The node of this page's workflow that a wait belongs to, or undefined: an execution id leads through subgraphs. */
+/** The node of this page's workflow that a wait belongs to, or undefined. */
 function nodeOf({ node_id: executionId, workflow_id: workflow }) {
   const root = app.rootGraph ?? app.graph;
   if (!root || (workflow && root.id && workflow !== root.id)) return undefined;
-  const ids = executionId.split(":");
-  const graph = ids.slice(0, -1).reduce((inside, id) => inside?.getNodeById(id)?.subgraph, root);
-  const node = graph?.getNodeById(ids.at(-1));
+  const node = nodeAt(executionId);
   return node?.comfyClass === NODE ? node : undefined;
 }
 

@@ -1,0 +1,162 @@
+"""FeedbackRule on a tiny model of ComfyUI's own classes: each action, picture by picture, with ComfyUI's samplers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import pytest
+import torch
+
+from feedback_loop.feedback.rewards.base import Reward
+from feedback_loop.nodes.denoiser import WrongConnectionError
+from feedback_loop.nodes.guidance import FeedbackRewardGuidance
+from feedback_loop.nodes.pull import RewardGuidance
+from feedback_loop.nodes.ruled import Rules
+from feedback_loop.nodes.rules import FeedbackRule
+from feedback_loop.tests.nodes import tiny_models
+
+
+class Order(Reward):
+    """Says of the pictures of a batch, one after the other, what it was told to; without a gradient."""
+
+    name, differentiable = "order", False
+
+    def __init__(self, *scores: float) -> None:
+        self.scores, self.asked = scores, 0
+
+    def __deepcopy__(self, memo: Any) -> Order:
+        return self
+
+    def score(self, images, prompts, embed):
+        found = [self.scores[(self.asked + i) % len(self.scores)] for i in range(len(images))]
+        self.asked += len(images)
+        return torch.tensor(found)
+
+
+class Brightness(Reward):
+    name = "brightness"
+
+    def score(self, images, prompts, embed):
+        return 1000 * images.mean(dim=(1, 2, 3))
+
+
+def ruled(model: Any, reward: Reward, action: str, threshold: float = 0.0, **options: Any) -> Any:
+    settings = {"compare": "below", "threshold": threshold, "action": action, "start_percent": 0.0, "end_percent": 1.0}
+    return FeedbackRule.execute(model, reward, tiny_models.vae(), **settings | options).args[0]
+
+
+def run(model: Any, sampler: str = "euler", steps: int = 6, cfg: float = 2.0, batch: int = 2, mask: Any = None) -> Any:
+    noise = torch.randn(batch, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    positive, negative = tiny_models.conditioning("sd15", 1), tiny_models.conditioning("sd15", 2)
+    return comfy.sample.sample(
+        model, noise, steps, cfg, sampler, "normal", positive, negative, torch.zeros_like(noise),
+        noise_mask=mask, disable_pbar=True, seed=7,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("action", ["boost guidance", "step back", "stop"])
+def test_a_rule_that_never_fires_changes_no_bit(action, inference_mode):
+    model = tiny_models.sd15()
+    assert torch.equal(run(ruled(model, Order(1.0), action)), run(model))
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "euler_ancestral"])
+def test_only_the_pictures_that_meet_the_condition_are_changed(sampler, inference_mode):
+    """The second picture of each pair is below the threshold; the first stays what it is without the rule."""
+    model = tiny_models.sd15()
+    plain = run(model, sampler)
+    for action in ("step back", "stop", "switch conditioning"):
+        other = tiny_models.conditioning("sd15", 9)
+        changed = run(ruled(model, Order(1.0, -1.0), action, conditioning=other), sampler)
+        assert torch.equal(changed[0], plain[0]), action
+        assert not torch.allclose(changed[1], plain[1], atol=1e-3) and changed.isfinite().all(), action
+
+
+def test_a_stopped_picture_is_the_estimate_at_that_step(inference_mode):
+    """Stopped at the first step: the result is that step's clean estimate, which one Euler step to 0 gives too."""
+    model = tiny_models.sd15()
+    stopped = run(ruled(model, Order(-1.0), "stop"))
+    estimates = []
+    seen = model.clone()
+    seen.set_model_sampler_post_cfg_function(
+        lambda args: estimates.append(args["denoised"].clone()) or args["denoised"]
+    )
+    run(seen)
+    torch.testing.assert_close(stopped, model.model.process_latent_out(estimates[0]), rtol=1e-4, atol=1e-4)
+
+
+def test_switching_at_the_first_step_is_the_other_prompts_run(inference_mode):
+    model, other = tiny_models.sd15(), tiny_models.conditioning("sd15", 9)
+    switched = run(ruled(model, Order(-1.0), "switch conditioning", conditioning=other))
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    negative = tiny_models.conditioning("sd15", 2)
+    expected = comfy.sample.sample(
+        model, noise, 6, 2.0, "euler", "normal", other, negative, torch.zeros_like(noise), disable_pbar=True, seed=7
+    )
+    torch.testing.assert_close(switched, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_picture_that_steps_back_goes_on_from_its_estimate_and_ends_once_the_rule_is_content(inference_mode):
+    """Twice below the threshold and then above it: two rounds more, and the steps of each are counted."""
+    model, steps = tiny_models.sd15(), []
+    counted = model.clone()
+    counted.set_model_sampler_post_cfg_function(lambda args: steps.append(float(args["sigma"][0])) or args["denoised"])
+    run(ruled(counted, Order(-1.0), "step back", amount=2.0, times=2, start_percent=0.4), batch=1)
+    falls = [i for i in range(1, len(steps)) if steps[i] > steps[i - 1]]
+    assert len(steps) > 6 and 1 <= len(falls) <= 2, "each round begins at a noisier step than the one before ended"
+
+
+def test_a_boost_multiplies_reward_guidance_from_then_on(inference_mode):
+    model, vae = tiny_models.sd15(), tiny_models.vae()
+
+    def light(m: Any) -> torch.Tensor:
+        return vae.decode(run(m).clone()).mean(dim=(1, 2, 3))
+
+    guided = FeedbackRewardGuidance.execute(model, Brightness(), vae, 0.5).args[0]
+    boosted = ruled(guided, Order(1.0, -1.0), "boost guidance", amount=3.0)
+    off = ruled(guided, Order(-1.0), "boost guidance", amount=0.0)
+    assert light(boosted)[1] > light(guided)[1] and light(boosted)[0] == light(guided)[0]
+    torch.testing.assert_close(run(off), run(model), rtol=1e-4, atol=1e-4)
+
+
+def test_rules_stack_and_stand_before_guidance_in_whatever_order_the_nodes_are_wired(inference_mode):
+    model, vae = tiny_models.sd15(), tiny_models.vae()
+    first = ruled(ruled(FeedbackRewardGuidance.execute(model, Brightness(), vae, 1.0).args[0], Order(1.0), "stop"),
+                  Order(1.0), "step back")  # fmt: skip
+    second = FeedbackRewardGuidance.execute(ruled(model, Order(1.0), "stop"), Brightness(), vae, 1.0).args[0]
+    for made, count in ((first, 2), (second, 1)):
+        hooks = made.model_options["sampler_post_cfg_function"]
+        assert [type(hook) for hook in hooks] == [Rules, RewardGuidance] and len(hooks[0].judged) == count
+    assert "sampler_post_cfg_function" not in model.model_options
+
+
+def test_inpainting_keeps_what_is_outside_of_the_mask_when_a_picture_steps_back(inference_mode):
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[..., :32] = 1
+    model = ruled(tiny_models.sd15(), Order(-1.0), "step back")
+    made = run(model, mask=mask)
+    assert made[..., 4:].abs().max() < 1e-4 and made[..., :4].abs().max() > 1e-2
+
+
+def test_nothing_of_a_run_is_left_for_the_next(inference_mode):
+    model = ruled(tiny_models.sd15(), Order(-1.0), "stop")
+    first = run(model)
+    (rules,) = model.model_options["sampler_post_cfg_function"]
+    assert rules.course is None and not rules.kept
+    assert torch.equal(run(model), first)
+
+
+def test_a_rule_that_could_do_nothing_is_refused_with_what_to_do():
+    with pytest.raises(WrongConnectionError, match="Connect a CLIP Text Encode to `conditioning`"):
+        ruled(tiny_models.sd15(), Order(1.0), "switch conditioning")
+    with pytest.raises(WrongConnectionError, match="start_percent .0.8. has to be below end_percent .0.2."):
+        ruled(tiny_models.sd15(), Order(1.0), "stop", start_percent=0.8, end_percent=0.2)
+    with pytest.raises(WrongConnectionError, match="`reward` is no reward"):
+        ruled(tiny_models.sd15(), "taste", "stop")  # type: ignore[arg-type]
+
+
+def test_every_input_explains_itself():
+    schema = FeedbackRule.define_schema()
+    assert all(one.tooltip for one in schema.inputs)
