@@ -15,7 +15,7 @@ from math import erf, exp, log, log2, pi, sqrt
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sqlalchemy import ColumnElement, FromClause, func, or_, select
+from sqlalchemy import ColumnElement, FromClause, func, or_, select, union_all
 
 from . import derived_tables as derived
 from . import tables
@@ -23,15 +23,16 @@ from .derived import COUNTS
 from .results import Pair, Policy
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Select
 
 REPEATED = 0.075
 """The share of pairs that come back, where there are any."""
 
 SETTLED = 5  # so many of a rater's latest comparisons do not come back yet
+LOOKED_AT = 100  # comparisons in a row among which one is sought that may come back
 PLACES, RUN = 6, 4  # pictures looked at: so many in a row from each of so many random places
 DRAWN = PLACES * RUN
-OF_A_GROUP = 6  # pictures of the same prompt looked at beside each
+GROUPS, OF_A_GROUP = 8, 6  # prompts of those whose other pictures are looked at too, and how many on either side
 
 PRIOR_MEAN, PRIOR_VARIANCE = 0.5, 0.25**2
 RATING_VARIANCE = 0.2**2
@@ -62,13 +63,17 @@ def next_pair(
     chance: np.random.Generator,
 ) -> Pair | None:
     """A pair picked by `policy`, or None where there are no two pictures that it could pick."""
-    decided = _decided_by(connection, rater) if rater is not None else 0
+    rater_id = None if rater is None else _rater_id(connection, rater)
+    decided = _decided_by(connection, rater_id)
     share = REPEATED if decided > SETTLED else 0.0
-    if rater is not None and chance.random() < share:
-        if (pair := _repeat(connection, policy, collection, axis, rater, chance, share / decided)) is not None:
+    if rater_id is not None and chance.random() < share:
+        if (pair := _repeat(connection, policy, collection, axis, rater_id, chance, share / decided)) is not None:
             return pair
-    known = _candidates(connection, policy, collection, axis, chance)
-    done = _answered(connection, [one.id for one in known], axis, rater)
+    ids = _candidates(connection, policy, collection, axis, chance)
+    said = _comparisons(connection, ids, axis)
+    known = _known(connection, ids, axis, said)
+    mine = [row for row in said if rater is None or row.rater_id == rater_id]
+    done = {frozenset((row.left_id, row.right_id)) for row in mine}
     pairs = [pair for pair in combinations(known, 2) if _fits(policy, *pair, done)]
     if not pairs:
         return None
@@ -128,14 +133,14 @@ def worth(ratings: Sequence[float], choices: Sequence[float]) -> tuple[float, fl
 
 def _candidates(
     connection: Connection, policy: Policy, collection: str | None, axis: str, chance: np.random.Generator
-) -> list[Candidate]:
+) -> list[str]:
     everywhere = [] if collection is None else [image.c.collection == collection]
     ids = _drawn(connection, image, image.c.id, image.c.revision, everywhere, chance)
     if policy == "train":  # a picture that nothing was said of has no expected gap to any other
         scored = [score.c.axis == axis] + ([] if collection is None else [score.c.collection == collection])
         ids = _drawn(connection, score, score.c.image_id, score.c.image_revision, scored, chance) + ids[: DRAWN // 4]
         ids += _of_their_groups(connection, ids, everywhere, chance)
-    return _known(connection, list(dict.fromkeys(ids)), axis)
+    return list(dict.fromkeys(ids))
 
 
 def _drawn(
@@ -145,49 +150,57 @@ def _drawn(
     place: ColumnElement[int],
     where: Sequence[ColumnElement[bool]],
     chance: np.random.Generator,
-    count: int = DRAWN,
 ) -> list[str]:
-    """Up to `count` distinct pictures, RUN in a row from each of some random places.
+    """Up to DRAWN distinct pictures, RUN in a row from each of some random places.
 
     What was recorded together lies together, also on the disk, so this is quick, and such pictures are often of one
     prompt, so that their comparison says more than one of apples and oranges.
     """
     first = select(id_).select_from(table).where(*where).order_by(place)
-    few = connection.execute(first.limit(count + 1)).scalars().all()
-    if len(few) <= count:
+    few = connection.execute(first.limit(DRAWN + 1)).scalars().all()
+    if len(few) <= DRAWN:
         return list(few)
-    ends = [select(end(place)).select_from(table).where(*where) for end in (func.min, func.max)]
-    low, high = (connection.execute(end).scalar_one() for end in ends)
-    found: list[str] = []
-    for at in chance.integers(low, high + 1, -(-count // RUN)):
-        found += connection.execute(first.where(place >= int(at)).limit(RUN)).scalars()
-    return list(dict.fromkeys(found))[:count]
+    low, high = (select(end(place)).select_from(table).where(*where) for end in (func.min, func.max))
+    ends = connection.execute(select(low.scalar_subquery(), high.scalar_subquery())).one()
+    places = chance.integers(ends[0], ends[1] + 1, PLACES)
+    return list(dict.fromkeys(_together(connection, [first.where(place >= int(at)).limit(RUN) for at in places])))
 
 
 def _of_their_groups(
     connection: Connection, ids: Sequence[str], where: Sequence[ColumnElement[bool]], chance: np.random.Generator
 ) -> list[str]:
-    """Some more pictures of the prompts of these."""
-    groups = select(image.c.prompt_key).where(image.c.id.in_(ids), image.c.prompt_key.is_not(None)).distinct()
-    found: list[str] = []
-    for group in sorted(key for key in connection.execute(groups).scalars() if key is not None):
-        of_group = [*where, image.c.prompt_key == group]
-        found += _drawn(connection, image, image.c.id, image.c.revision, of_group, chance, OF_A_GROUP)
-    return found
+    """Pictures of the same prompts as these, those recorded next to them."""
+    rows = select(image.c.prompt_key, func.min(image.c.revision)).group_by(image.c.prompt_key)
+    rows = rows.where(image.c.id.in_(ids), image.c.prompt_key.is_not(None)).order_by(image.c.prompt_key)
+    groups = connection.execute(rows).all()
+    queries = []
+    for number in chance.permutation(len(groups))[:GROUPS]:
+        key, place = groups[number]
+        of_group = select(image.c.id).where(*where, image.c.prompt_key == key).limit(OF_A_GROUP)
+        queries.append(of_group.where(image.c.revision >= place).order_by(image.c.revision))
+        queries.append(of_group.where(image.c.revision < place).order_by(image.c.revision.desc()))
+    return _together(connection, queries)
 
 
-def _known(connection: Connection, ids: Sequence[str], axis: str) -> list[Candidate]:
+def _together(connection: Connection, queries: Sequence[Select]) -> list[str]:
+    """What several questions find, in one statement, because each waits for its answer."""
+    if not queries:
+        return []
+    return list(connection.execute(union_all(*[select(query.subquery()) for query in queries])).scalars())
+
+
+def _known(connection: Connection, ids: Sequence[str], axis: str, said: Sequence[Any]) -> list[Candidate]:
     current = derived.current_rating
     ratings: dict[str, list[float]] = {id_: [] for id_ in ids}
     rows = select(current.c.image_id, current.c.value).where(current.c.image_id.in_(ids), current.c.axis == axis)
     for row in connection.execute(rows):
         ratings[row.image_id].append(row.value)
     choices: dict[str, list[float]] = {id_: [] for id_ in ids}
-    for row in _comparisons(connection, ids, axis):
+    for row in said:
         for side, other in (("left", "right"), ("right", "left")):
-            said = {side: WON, other: LOST, "tie": TIED, "both_bad": LOST}.get(row.winner)
-            if said is not None and getattr(row, f"{side}_id") in choices:
-                choices[getattr(row, f"{side}_id")].append(said)
+            choice = {side: WON, other: LOST, "tie": TIED, "both_bad": LOST}.get(row.winner)
+            if choice is not None and getattr(row, f"{side}_id") in choices:
+                choices[getattr(row, f"{side}_id")].append(choice)
     rows = connection.execute(select(image.c.id, image.c.prompt_key).where(image.c.id.in_(ids)))
     groups = {row.id: row.prompt_key for row in rows}
     return [Candidate(id_, groups.get(id_), *worth(ratings[id_], choices[id_])) for id_ in ids]
@@ -202,13 +215,6 @@ def _comparisons(connection: Connection, ids: Sequence[str], axis: str) -> Seque
     return connection.execute(rows).all()
 
 
-def _answered(connection: Connection, ids: Sequence[str], axis: str, rater: str | None) -> set[frozenset[str]]:
-    """Pairs that the rater, or where none is named anybody, compared before."""
-    rater_id = None if rater is None else _rater_id(connection, rater)
-    rows = _comparisons(connection, ids, axis)
-    return {frozenset((row.left_id, row.right_id)) for row in rows if rater is None or row.rater_id == rater_id}
-
-
 def _rater_id(connection: Connection, name: str) -> str | None:
     return connection.execute(select(tables.rater.c.id).where(tables.rater.c.name == name)).scalar()
 
@@ -216,10 +222,10 @@ def _rater_id(connection: Connection, name: str) -> str | None:
 # Pairs that come back
 
 
-def _decided_by(connection: Connection, rater: str) -> int:
+def _decided_by(connection: Connection, rater_id: str | None) -> int:
     tally = derived.rater_tally
-    mine = select(tally.c.lefts + tally.c.rights).where(tally.c.rater_id == _rater_id(connection, rater))
-    return connection.execute(mine).scalar() or 0
+    mine = select(tally.c.lefts + tally.c.rights).where(tally.c.rater_id == rater_id)
+    return 0 if rater_id is None else connection.execute(mine).scalar() or 0
 
 
 def _repeat(
@@ -227,27 +233,30 @@ def _repeat(
     policy: Policy,
     collection: str | None,
     axis: str,
-    rater: str,
+    rater_id: str,
     chance: np.random.Generator,
     propensity: float,
 ) -> Pair | None:
     """An earlier decision of the rater to be asked again, sides exchanged."""
-    mine = [judgement.c.rater_id == _rater_id(connection, rater), judgement.c.kind == "comparison"]
+    mine = [judgement.c.rater_id == rater_id, judgement.c.kind == "comparison"]
     latest = select(judgement.c.revision).where(*mine).order_by(judgement.c.revision.desc()).offset(SETTLED).limit(1)
     high = connection.execute(latest).scalar()
     low = connection.execute(select(func.min(judgement.c.revision)).where(*mine)).scalar()
     if low is None or high is None:
         return None
-    rows = (
-        select(comparison)
-        .join(judgement, judgement.c.id == comparison.c.id)
-        .where(*mine, judgement.c.revision <= high, comparison.c.axis == axis, COUNTS)
-        .where(comparison.c.winner.in_(("left", "right")))
-        .order_by(judgement.c.revision)
-        .limit(1)
-    )
-    if collection is not None:
-        rows = rows.join(image, image.c.id == comparison.c.left_id).where(image.c.collection == collection)
     start = int(chance.integers(low, high + 1))
-    found = connection.execute(rows.where(judgement.c.revision >= start)).first() or connection.execute(rows).first()
-    return None if found is None else Pair(found.right_id, found.left_id, policy, propensity, found.id)
+    for first in (start, low):
+        some = select(judgement).where(*mine, judgement.c.revision.between(first, high))
+        some = some.order_by(judgement.c.revision).limit(LOOKED_AT).subquery()
+        rows = select(comparison).join(some, some.c.id == comparison.c.id).order_by(some.c.revision)
+        rows = rows.where(comparison.c.axis == axis, comparison.c.winner.in_(("left", "right")), ~_undone(some.c.id))
+        if collection is not None:
+            rows = rows.join(image, image.c.id == comparison.c.left_id).where(image.c.collection == collection)
+        if (found := connection.execute(rows.limit(1)).first()) is not None:
+            return Pair(found.right_id, found.left_id, policy, propensity, found.id)
+    return None
+
+
+def _undone(id_: ColumnElement[str]) -> ColumnElement[bool]:
+    undo = judgement.alias("undo")
+    return select(undo.c.id).where(undo.c.supersedes == id_).exists()
