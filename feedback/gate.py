@@ -179,11 +179,10 @@ class WaitingRoom:
         gate = self._take(key)
         try:
             yield gate.question
-        except BaseException:
+            self._deliver(gate, answer, request)
+        finally:
             with self._lock:
-                gate.taken = False
-            raise
-        self._deliver(gate, answer, request)
+                gate.taken = gate.answer is not None
 
     def _answered_by(self, key: str, request: RequestKey | None) -> bool:
         with self._lock:

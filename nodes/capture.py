@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .compat import io
-from .recording import collection_name, generation_of, given, pictures_of, record
+from .recording import collection_name, generation_of, given, pictures_of, positive_input, record, seed_input
 
 if TYPE_CHECKING:
     import torch
-
-MAX_SEED = 2**64 - 1
 
 
 def latents_of(latent: dict[str, Any], count: int) -> np.ndarray:
@@ -47,26 +45,14 @@ class FeedbackCapture(io.ComfyNode):
                     default="default",
                     tooltip="A name for pictures that belong together, such as a project. Ratings are picked by it.",
                 ),
-                io.String.Input(
-                    "positive",
-                    optional=True,
-                    force_input=True,
-                    tooltip="The prompt, if it is made at run time. Left open, it is read from the graph that ran.",
-                ),
+                positive_input(),
                 io.String.Input(
                     "negative",
                     optional=True,
                     force_input=True,
                     tooltip="The negative prompt, if it is made at run time. Left open, it is read from the graph.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    optional=True,
-                    force_input=True,
-                    min=0,
-                    max=MAX_SEED,
-                    tooltip="The seed, if it is made at run time. Left open, it is read from the graph that ran.",
-                ),
+                seed_input(),
                 io.Latent.Input(
                     "latent",
                     optional=True,

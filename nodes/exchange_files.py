@@ -6,6 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,11 +109,10 @@ def export(bundle: Bundle, form: str, name: str) -> tuple[Path, Report]:
     if form not in FORMATS:
         raise BadData(f"There is no format {form[:40]!r}; there are {', '.join(FORMATS)}.")
     path = new_output(name, FORMATS[form].suffix)
-    try:
+    with ExitStack() as broken_off:
+        broken_off.callback(path.unlink, missing_ok=True)
         report = write(form, bundle, path)
         if not any(report.held.values()):
             raise BadData(f"{FORMATS[form].title} can hold nothing of this feedback.\n{report.text()}")
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
+        broken_off.pop_all()
     return path, report

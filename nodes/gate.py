@@ -20,7 +20,7 @@ from .compat import REWARD, io
 from .gate_room import ROOM, announce, somebody_is_there
 from .learning import measured
 from .learning import pictures_of as colours_of
-from .recording import collection_name, generation_of, given, pictures_of, record
+from .recording import collection_name, generation_of, given, pictures_of, positive_input, record, seed_input
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +30,6 @@ OUTCOMES = [SKIP, FIRST, BEST, FAIL]
 DONE = {"choose": "chosen", "rank": "ranked", "approve": "approved", "reject": "rejected"}
 POLL = 0.1  # seconds between looks at the answer, the clock and ComfyUI's interrupt
 GRACE = 15.0  # seconds that a page takes at most to come back after a reload
-MAX_SEED = 2**64 - 1
 DAY = 24 * 60 * 60
 
 
@@ -228,20 +227,8 @@ class FeedbackGate(io.ComfyNode):
                     advanced=True,
                 ),
                 REWARD.Input("reward", optional=True, tooltip="Finds the best picture for 'best by reward'."),
-                io.String.Input(
-                    "positive",
-                    optional=True,
-                    force_input=True,
-                    tooltip="The prompt, if it is made at run time. Left open, it is read from the graph that ran.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    optional=True,
-                    force_input=True,
-                    min=0,
-                    max=MAX_SEED,
-                    tooltip="The seed, if it is made at run time. Left open, it is read from the graph that ran.",
-                ),
+                positive_input(),
+                seed_input(),
             ],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="The pictures that go on, best first."),

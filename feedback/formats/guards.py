@@ -12,6 +12,7 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -96,11 +97,10 @@ class Archive:
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
             raise BadData(f"The ZIP can't be opened: {error}.") from error
-        try:
+        with ExitStack() as refused:
+            refused.callback(self._zip.close)
             self._members = _checked_members(self._zip.infolist(), path.stat().st_size)
-        except BaseException:
-            self._zip.close()
-            raise
+            refused.pop_all()
         self.names = list(self._members)
         self._by_base: dict[str, list[str]] = {}
         for name in self.names:

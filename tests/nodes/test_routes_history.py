@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlencode
 
+import aiohttp
 import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from feedback_loop.feedback import history
+from feedback_loop.tests.comfy_host import ComfyServer
 
 from .http_calls import API
 from .routes_host import RoutesServer, serving
@@ -158,3 +162,33 @@ def test_two_scans_at_once_are_one_too_many(server: RoutesServer, output: Path, 
     go_on.set()
     first.join(60)
     assert [counts(one) for one in answers] == [(1, 0, 0)]
+
+
+async def heard(server: ComfyServer, collection: str) -> tuple[dict, list[dict]]:
+    """What a scan answers, and the events that an open page hears of it."""
+    async with aiohttp.ClientSession() as session, session.ws_connect(f"{server.url}/ws?clientId=history") as page:
+        scan = session.post(f"{server.url}{API}/history/scan", json={"collection": collection})
+        async with scan as answer:
+            found = await answer.json()
+        events = []
+        while not events or events[-1]["done"] < events[-1]["files"]:
+            message = await asyncio.wait_for(page.receive(), 120)
+            if message.type == aiohttp.WSMsgType.TEXT and (event := message.json())["type"] == "feedback_loop.history":
+                events.append(event["data"])
+        return found, events
+
+
+def test_a_real_comfyui_finds_what_its_own_save_node_wrote(comfy_server: ComfyServer, collection: str):
+    graph = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 24, "batch_size": 1, "color": 0x123456}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "history/found"}},
+    }
+    comfy_server.run(graph)
+    found, events = asyncio.run(heard(comfy_server, collection))
+    assert found["added"] >= 1
+    assert (events[-1]["done"], events[-1]["added"]) == (found["files"], found["added"])
+    assert {event["collection"] for event in events} == {collection}
+    items = comfy_server.get(f"{API}/images?{urlencode({'collection': collection})}")["items"]
+    assert (32, 24) in {(item["width"], item["height"]) for item in items}
+    again, _ = asyncio.run(heard(comfy_server, collection))
+    assert (again["added"], again["known"]) == (0, found["added"] + found["known"])
