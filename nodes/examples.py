@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..feedback.records import Feedback, RatedImage
+from ..feedback.records import ComparedImages, Feedback, RatedImage
 from ..feedback.rewards.base import Reward
+from ..training.labels import Preference, pairs_to_train_on, utilities
 from ..training.objectives import Objective
 from ..training.sources import Example, NoPreferenceError, standardise
 from .denoiser import WrongConnectionError, gradients
@@ -26,16 +28,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pictures:
-    """images: one (H, W, 3) in 0..1 for each prompt and score; scores of one source, on one scale."""
+    """images: one (H, W, 3) in 0..1 for each prompt and score; scores of one source, on one scale.
+
+    scores: nan for a picture that was only compared. preferences: what comparisons say, by the pictures' places.
+    """
 
     images: Sequence[Tensor]
     prompts: Sequence[str]
     scores: Sequence[float]
+    preferences: Sequence[Preference] = ()
 
     def size(self) -> tuple[int, int]:
         """(width, height) that most of the pictures have, in whole latents of 8 pixels."""
         (height, width), _ = Counter(tuple(image.shape[:2]) for image in self.images).most_common(1)[0]
         return width // 8 * 8, height // 8 * 8
+
+    def utilities(self) -> Tensor:
+        """(N,) how good each picture is, in standard deviations. Raises NoPreferenceError where nothing says so."""
+        scores = torch.tensor(self.scores, dtype=torch.float64)
+        rated = ~scores.isnan()
+        z = torch.zeros(len(scores))
+        if not self.preferences or (rated.sum() >= 2 and scores[rated].std() > 1e-6):
+            prompts = [prompt for prompt, known in zip(self.prompts, rated.tolist(), strict=True) if known]
+            z[rated] = standardise(scores[rated], prompts)
+        u = utilities(z, self.preferences)
+        return u / u.std(correction=0).clamp_min(1e-6) if not z.any() else u
 
 
 @dataclass(frozen=True)
@@ -50,23 +67,45 @@ class Sampling:
 
 
 def rated_pictures(kept: FeedbackStore, feedback: Feedback) -> Pictures:
-    """Every rated picture of which the prompt is known, with the mean of its raters' values.
+    """Every rated or compared picture of which the prompt is known, with the mean of its raters' values.
 
     Raises NoPreferenceError when there are fewer than two.
     """
     ratings: dict[str, list[RatedImage]] = {}
+    prompts: dict[str, str] = {}
     for rating in kept.rated(feedback):
         if rating.prompt is not None:
             ratings.setdefault(rating.image_id, []).append(rating)
-    if len(ratings) < 2:
+            prompts[rating.image_id] = rating.prompt
+    compared = [c for c in kept.compared(feedback) if c.left_prompt is not None and c.right_prompt is not None]
+    compared = [c for c in compared if c.winner in ("left", "right")]
+    for c in compared:
+        prompts |= {c.left: str(c.left_prompt), c.right: str(c.right_prompt)}
+    if len(prompts) < 2:
         where = f"the collection '{feedback.collection}'" if feedback.collection else "the feedback"
         raise NoPreferenceError(
-            f"There are {len(ratings)} rated pictures with a known prompt in {where}: rate at least two, better 50 or "
+            f"There are {len(prompts)} rated pictures with a known prompt in {where}: rate at least two, better 50 or "
             "more. Feedback Capture records the prompt by itself, or takes it from its input."
         )
-    images = [torch.tensor(kept.image_pixels(image_id)).float() / 255 for image_id in ratings]
-    values = [sum(r.weight * r.value for r in given) / sum(r.weight for r in given) for given in ratings.values()]
-    return Pictures(images, [str(given[0].prompt) for given in ratings.values()], values)
+    images = [torch.tensor(kept.image_pixels(image_id)).float() / 255 for image_id in prompts]
+    scores = [_mean(ratings.get(image_id, [])) for image_id in prompts]
+    return Pictures(images, list(prompts.values()), scores, _preferences(compared, list(prompts)))
+
+
+def _mean(given: Sequence[RatedImage]) -> float:
+    weight = sum(r.weight for r in given)
+    return sum(r.weight * r.value for r in given) / weight if weight else math.nan
+
+
+def _preferences(compared: Sequence[ComparedImages], ids: Sequence[str]) -> list[Preference]:
+    """What was chosen and what not, by the pictures' places; a strength says how clear it was."""
+    place = {image_id: index for index, image_id in enumerate(ids)}
+    found = []
+    for c in compared:
+        left, right = place[c.left], place[c.right]
+        weight = c.weight * (1.0 if c.strength is None else max(c.strength, 0.05))
+        found.append(Preference(left, right, weight) if c.winner == "left" else Preference(right, left, weight))
+    return found
 
 
 def scored_pictures(
@@ -122,9 +161,27 @@ def encode(vae: Any, images: Tensor) -> Tensor:
     return torch.cat([vae.encode(image[None]) for image in images])
 
 
-def examples(pictures: Sequence[Pictures], latents: Sequence[Tensor], objective: Objective) -> list[Example]:
-    """Examples with the objective's labels; each source of scores is standardised by itself."""
-    z = torch.cat([standardise(torch.tensor(source.scores), source.prompts) for source in pictures])
+def examples(
+    pictures: Sequence[Pictures], latents: Sequence[Tensor], objective: Objective
+) -> list[Example | tuple[Example, ...]]:
+    """Examples, or pairs of them, with the objective's labels; each source of scores is standardised by itself."""
+    u = torch.cat([source.utilities() for source in pictures])
     prompts = [prompt for source in pictures for prompt in source.prompts]
-    labels = objective.labels(z).tolist()
-    return [Example(*row) for row in zip(latents, prompts, labels, strict=True)]
+    if objective.pictures == 1:
+        return [Example(*row) for row in zip(latents, prompts, objective.labels(u).tolist(), strict=True)]
+    kinds = [(prompt, tuple(latent.shape)) for prompt, latent in zip(prompts, latents, strict=True)]
+    pairs = pairs_to_train_on(u, kinds, _joined(pictures))
+
+    def example(place: int, label: float) -> Example:
+        return Example(latents[place], prompts[place], label)
+
+    return [(example(pair.chosen, pair.gap), example(pair.rejected, -pair.gap)) for pair in pairs]
+
+
+def _joined(pictures: Sequence[Pictures]) -> list[Preference]:
+    """The preferences of all sources, whose pictures stand one behind the other."""
+    start, found = 0, []
+    for source in pictures:
+        found += [Preference(p.chosen + start, p.rejected + start, p.weight) for p in source.preferences]
+        start += len(source.images)
+    return found

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import comfy.conds
 import comfy.model_base
@@ -19,31 +20,75 @@ import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor, nn
 
-from ..training.adapters import Adapters, Layers
+from ..training.adapters import AdapterKind, Adapters
+from ..training.low_rank import LowRank
 from ..training.objectives import View
 from ..training.sources import SigmaAt, log_normal, logit_normal
+from .checkpointing import checkpoint_blocks
 from .denoiser import WrongConnectionError, alias, gradients, process_of
 from .sampling import Conditioning
 
+Precision = Literal["auto", "bf16", "fp32"]
 
-class Policy:
-    """`denoise` is ComfyUI's own `apply_model` on the twin; conditions are CONDITIONING of one prompt each.
 
-    Made by `trainable`. Attributes: adapters, process (the forward process), sigma_at, device, inner (the twin).
+@dataclass(frozen=True)
+class Setup:
+    """How an adapter is put on, beside its rank.
+
+    kind, layers: see training.adapters.Adapters. precision: what the network computes in; the adapter itself is always
+    float32. checkpointing: blocks are computed again in the backward pass instead of kept. existing: a LoRA to go on
+    from, by layer.
     """
 
-    def __init__(self, model: comfy.model_patcher.ModelPatcher, rank: int, seed: int, layers: Layers = "all") -> None:
-        self.process = process_of(model)
+    kind: AdapterKind = "LoRA"
+    layers: str = "all"
+    precision: Precision = "auto"
+    checkpointing: bool = False
+    existing: Mapping[str, LowRank] | None = None
+
+
+class Guided(NamedTuple):
+    """A condition that is guided by CFG: `negative + scale * (positive - negative)` of the clean estimates."""
+
+    positive: Conditioning
+    negative: Conditioning
+    scale: float
+    prompt: str = ""
+
+
+class Policy:
+    """`denoise` is ComfyUI's own `apply_model` on the twin; conditions are CONDITIONING of one prompt each, or Guided.
+
+    Made by `trainable`. Attributes: adapters, process (the forward process), sigma_at, device, inner (the twin), model
+    (the MODEL that it is the twin of).
+    """
+
+    def __init__(self, model: comfy.model_patcher.ModelPatcher, rank: int, seed: int, setup: Setup = Setup()) -> None:
+        self.model, self.process = model, process_of(model)
         self.sigma_at = sigma_sampler(model.get_model_object("model_sampling"))
         self.device = model.load_device
-        self.inner = twin_of(model.model)
-        self.adapters = Adapters(self.inner.diffusion_model, rank, seed, layers=layers)
+        self.inner = twin_of(model.model, setup.precision)
+        known = setup.existing or {}
+        self.adapters = Adapters(self.inner.diffusion_model, rank, seed, None, setup.layers, setup.kind, known)
+        self.adapters.load(known) if known else None
         _cast_adapters(self.adapters)
+        if setup.checkpointing:
+            checkpoint_blocks(self.inner.diffusion_model)
         self._options = model.model_options.get("transformer_options", {})
         self._conds: dict[tuple[int, tuple[int, ...]], tuple[Conditioning, dict[str, Any]]] = {}
 
     def denoise(self, x: Tensor, sigma: Tensor, cond: Sequence[Any]) -> Tensor:
-        """Clean estimates of x (B, C, *spatial) in model space at sigma (B,), under one CONDITIONING a picture."""
+        """Clean estimates of x (B, C, *spatial) in model space at sigma (B,), under one condition a picture."""
+        if not isinstance(cond[0], Guided):
+            return self._denoise(x, sigma, cond)
+        positive = self._denoise(x, sigma, [c.positive for c in cond])
+        if all(c.scale == 1 for c in cond):
+            return positive
+        negative = self._denoise(x, sigma, [c.negative for c in cond])
+        scale = torch.tensor([c.scale for c in cond], device=x.device).reshape(-1, *(1,) * (x.ndim - 1))
+        return negative + scale * (positive - negative)
+
+    def _denoise(self, x: Tensor, sigma: Tensor, cond: Sequence[Any]) -> Tensor:
         conds = [self._model_conds(c, tuple(x.shape[1:])) for c in cond]
         groups = concatenable(conds)
         if len(groups) == 1:
@@ -57,6 +102,20 @@ class Policy:
 
     def parameters(self) -> list[nn.Parameter]:
         return self.adapters.parameters()
+
+    def on_model(self) -> comfy.model_patcher.ModelPatcher:
+        """The MODEL for ComfyUI's samplers, with the network in the view that is on; good for as long as the policy."""
+        rolled = self.model.clone()
+        before = rolled.model_options.get("model_function_wrapper")
+
+        def twin(x: Tensor, t: Tensor, **c: Any) -> Tensor:
+            return self.inner.apply_model(x, t, **c)
+
+        def apply(_: Any, args: dict[str, Any]) -> Tensor:
+            return before(twin, args) if before is not None else twin(args["input"], args["timestep"], **args["c"])
+
+        rolled.set_model_unet_function_wrapper(apply)
+        return rolled
 
     def _apply(self, x: Tensor, sigma: Tensor, conds: list[dict[str, Any]]) -> Tensor:
         options = self._options | {"cond_or_uncond": [0], "sigmas": sigma}
@@ -73,7 +132,7 @@ class Policy:
 
 @contextmanager
 def trainable(
-    model: comfy.model_patcher.ModelPatcher, rank: int, seed: int, layers: Layers = "all"
+    model: comfy.model_patcher.ModelPatcher, rank: int, seed: int, setup: Setup = Setup()
 ) -> Iterator[Policy]:
     """A policy on the MODEL's weights as they are, its LoRAs included; gradients are on inside the block.
 
@@ -84,7 +143,7 @@ def trainable(
     with gradients():
         try:
             comfy.model_management.in_training = True  # comfy-kitchen's kernels have no backward pass
-            yield Policy(model, rank, seed, layers)
+            yield Policy(model, rank, seed, setup)
         finally:
             comfy.model_management.in_training = before
 
@@ -103,11 +162,11 @@ def loaded(model: comfy.model_patcher.ModelPatcher) -> comfy.model_patcher.Model
     return model
 
 
-def twin_of(model: comfy.model_base.BaseModel) -> comfy.model_base.BaseModel:
+def twin_of(model: comfy.model_base.BaseModel, precision: Precision = "auto") -> comfy.model_base.BaseModel:
     """A copy that shares all weights: its network can be wrapped and trained, and the original never notices.
 
-    Half-precision networks compute in bfloat16, whose range needs no loss scaling. Raises WrongConnectionError for
-    quantised weights.
+    auto: half-precision networks compute in bfloat16, whose range needs no loss scaling, where the device is good at
+    it. Raises WrongConnectionError for quantised weights.
     """
     network = model.diffusion_model
     check_weights(network)
@@ -116,8 +175,12 @@ def twin_of(model: comfy.model_base.BaseModel) -> comfy.model_base.BaseModel:
     twin.current_patcher = None  # type: ignore[assignment]
     twin.diffusion_model = _keeping_inputs(alias(network))
     twin.model_sampling = alias(model.model_sampling)
-    if model.get_dtype_inference() != torch.float32:
-        _compute_in(twin, torch.bfloat16 if comfy.model_management.should_use_bf16(model.device) else torch.float32)
+    own, wanted = model.get_dtype_inference(), torch.float32
+    if precision == "bf16" or (precision == "auto" and own != torch.float32):
+        half = precision == "bf16" or comfy.model_management.should_use_bf16(model.device)
+        wanted = torch.bfloat16 if half else torch.float32
+    if wanted != own or own != torch.float32:
+        _compute_in(twin, wanted)
     return twin
 
 
@@ -149,12 +212,13 @@ def _compute_in(model: comfy.model_base.BaseModel, dtype: torch.dtype) -> None:
 
 def _cast_adapters(adapters: Adapters) -> None:
     """Lets the adapter's float32 weights follow the network's precision, as ComfyUI's own layers do."""
+    if adapters.kind == "LoKr":
+        return  # computes its float32 product with the input cast up
     for layer in adapters.layers:
-        if layer.get_base_layer().weight.dtype == torch.float32:
-            continue
         layer.cast_input_dtype_enabled = False
         for part in (layer.lora_A, layer.lora_B):
-            part["theta"] = _casting(part["theta"])
+            for view in part:
+                part[view] = _casting(part[view])
 
 
 def _casting(layer: Any) -> nn.Module:

@@ -16,14 +16,15 @@ from torch import Tensor
 from .lora_files import sync
 
 MANIFEST = "manifest.json"
+BEST = "best.json"
 
 
 @dataclass
 class Run:
     """The checkpoints of one training run.
 
-    folder: made at the first checkpoint. keep: how many of the newest stay. every_steps, every_minutes: when `due` says
-    that it is time for another one.
+    folder: made at the first checkpoint. keep: how many of the newest stay, beside the best. every_steps,
+    every_minutes: when `due` says that it is time for another one.
     """
 
     folder: Path
@@ -38,8 +39,13 @@ class Run:
         minutes = (time.monotonic() - self._last_time) / 60
         return step - self._last_step >= self.every_steps or minutes >= self.every_minutes
 
-    def save(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], about: Mapping[str, object]) -> Path:
-        """Writes `step-NNNNNN`: one safetensors file for each group of tensors, then the manifest, then its name."""
+    def save(
+        self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], about: Mapping[str, object], best: bool = False
+    ) -> Path:
+        """Writes `step-NNNNNN`: one safetensors file for each group of tensors, then the manifest, then its name.
+
+        best: it is the best so far, and stays until another one is.
+        """
         from safetensors.torch import save_file
 
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -60,6 +66,8 @@ class Run:
         temporary.rename(final)
         sync(self.folder)
         self._last_step, self._last_time = step, time.monotonic()
+        if best:
+            write_whole(self.folder / BEST, json.dumps({"step": step}))
         self._tidy()
         return final
 
@@ -67,14 +75,25 @@ class Run:
         """The newest checkpoint whose files are all there and unchanged."""
         return next((path for path in reversed(self.checkpoints()) if is_valid(path)), None)
 
+    def best(self) -> Path | None:
+        """The checkpoint that was called the best, if it is whole."""
+        try:
+            path = self.folder / f"step-{json.loads((self.folder / BEST).read_text(encoding='utf-8'))['step']:06}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return path if is_valid(path) else None
+
     def checkpoints(self) -> list[Path]:
         """Every step's folder, oldest first, valid or not."""
         return sorted(self.folder.glob("step-*"))
 
     def _tidy(self) -> None:
-        valid = [path for path in self.checkpoints() if is_valid(path)]
+        best, valid = self.best(), [path for path in self.checkpoints() if is_valid(path)]
         for path in valid[: -self.keep]:
-            shutil.rmtree(path)
+            if path != best:
+                shutil.rmtree(path)
+        for left in self.folder.glob(".*.part"):  # by a writer that was killed; one run has one writer
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def load(checkpoint: Path) -> tuple[int, dict[str, dict[str, Tensor]], dict[str, object]]:
@@ -88,6 +107,11 @@ def load(checkpoint: Path) -> tuple[int, dict[str, dict[str, Tensor]], dict[str,
     return manifest["step"], tensors, manifest["about"]
 
 
+def about(checkpoint: Path) -> dict[str, object]:
+    """What was said about a checkpoint, without its tensors."""
+    return _manifest(checkpoint)["about"]
+
+
 def is_valid(checkpoint: Path) -> bool:
     """Whether there is a manifest and every file that it names has the hash that it says."""
     try:
@@ -99,6 +123,15 @@ def is_valid(checkpoint: Path) -> bool:
 
 def _manifest(checkpoint: Path) -> dict:
     return json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """The file holds all of the text, or what it held before."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary.write_text(text, encoding="utf-8")
+    sync(temporary)
+    temporary.replace(path)
+    sync(path.parent)
 
 
 def digest(file: Path) -> str:

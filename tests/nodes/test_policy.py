@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from feedback_loop.nodes.denoiser import WrongConnectionError
 from feedback_loop.nodes.policy import Policy, sigma_sampler, trainable
-from feedback_loop.nodes.training import with_lora
+from feedback_loop.nodes.training_run import with_lora
 from feedback_loop.tests.nodes import tiny_models
 from feedback_loop.training import lora_files
 from feedback_loop.training.adapters import MovingAverage

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import Iterator
@@ -14,24 +15,27 @@ import folder_paths
 import numpy as np
 import pytest
 import torch
-from nodes import LoraLoader, LoraLoaderModelOnly
+from nodes import LoraLoader, LoraLoaderModelOnly  # pyright: ignore[reportAttributeAccessIssue]  # ComfyUI's own
 from safetensors import safe_open
 from torch import Tensor
 
-from feedback_loop.feedback.records import Generation, Rating
+from feedback_loop.feedback.records import Comparison, Generation, Rating
 from feedback_loop.feedback.rewards.base import Reward
 from feedback_loop.feedback.store import FeedbackStore
-from feedback_loop.nodes import examples, training
+from feedback_loop.nodes import examples, training, training_inputs, training_run
 from feedback_loop.nodes.denoiser import WrongConnectionError
 from feedback_loop.tests.comfy_host import ComfyServer, error_of
 from feedback_loop.tests.nodes import tiny_models
-from feedback_loop.training import lora_files, runs
+from feedback_loop.training import runs
 from feedback_loop.training.loop import DivergedError
+from feedback_loop.training.objectives import Sft
 from feedback_loop.training.sources import NoPreferenceError
 
 SFT = {"objective": "SFT", "tau": 1.0}
 NFT = {"objective": "NFT", "beta": 1.0, "kl": 1e-3}
-ONLY_RATED = {"pictures": training.ONLY_RATED}
+DPO = {"objective": "DPO", "beta": 2000.0, "safe": True}
+KTO = {"objective": "KTO", "beta": 1000.0}
+ONLY_RATED = {"pictures": training_inputs.ONLY_RATED}
 PROMPTS = ("a red circle", "a blue square", "two green stars, large")
 
 
@@ -47,7 +51,8 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FeedbackSt
     """A store of its own for each test, and LoRAs and runs of its own folders."""
     opened = FeedbackStore(f"sqlite:///{tmp_path / 'feedback.sqlite3'}", tmp_path / "media")
     monkeypatch.setattr(training, "store", lambda: opened)
-    monkeypatch.setattr(training, "data_directory", lambda: tmp_path)
+    monkeypatch.setattr(training_run, "store", lambda: opened)
+    monkeypatch.setattr(training_run, "data_directory", lambda: tmp_path)
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(tmp_path / "loras")], {".safetensors"}))
     (tmp_path / "loras").mkdir()
     yield opened
@@ -122,8 +127,28 @@ def test_cancelling_keeps_what_the_finished_steps_learned(kept: FeedbackStore, t
         loaded = LoraLoaderModelOnly().load_lora_model_only(model, "mine_00001_stopped_at_1.safetensors", 1.0)[0]
     assert loaded.patches
     assert not comfy.model_management.in_training
-    run(kept, model)
-    assert "mine_00001.safetensors" in lora_files_of(tmp_path)
+
+
+def test_a_cancelled_run_goes_on_where_it_was_and_ends_as_if_it_had_not_been_cancelled(
+    kept: FeedbackStore, tmp_path: Path
+) -> None:
+    """Cancelled at step 2 of 5, then executed again: bit for bit the LoRA and the losses of a run left alone, under the
+    name that the first one had. Other settings begin anew, under the next name."""
+    rate(kept, [1, 5, 2, 4])
+    comfy.utils.set_progress_bar_global_hook(cancel_after(2))
+    try:
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            run(kept, tiny_models.sd15(), steps=5, show={"show": "curves"})
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+        comfy.model_management.interrupt_current_processing(False)
+    other = run(kept, tiny_models.sd15(), steps=4)
+    assert other.ui["lora"] == ("mine_00002.safetensors",)
+    resumed = run(kept, tiny_models.sd15(), steps=5)
+    assert resumed.ui["lora"] == ("mine_00001.safetensors",) and "gone on from step 2" in resumed.ui["text"][0]
+    alone = run(kept, tiny_models.sd15(), steps=5, name="alone")
+    assert alone.args[1] == resumed.args[1]
+    assert all(torch.equal(value, resumed.args[0][key]) for key, value in alone.args[0].items())
 
 
 def test_a_run_that_diverges_says_so_and_keeps_the_last_good_lora(kept: FeedbackStore, tmp_path: Path) -> None:
@@ -135,14 +160,14 @@ def test_a_run_that_diverges_says_so_and_keeps_the_last_good_lora(kept: Feedback
 
 
 def test_checkpoints_are_kept_in_long_runs(kept: FeedbackStore, tmp_path: Path, monkeypatch: Any) -> None:
-    """Every two steps of five: steps 2 and 4, each a LoRA that is whole."""
+    """Every two steps of five, and the end: of 2, 4 and 5 the last two stay, each a LoRA that is whole."""
     rate(kept, [1, 5, 2, 4])
     monkeypatch.setattr(runs.Run, "due", lambda self, step: step % 2 == 0)
     run(kept, tiny_models.sd15(), steps=5)
     checkpoints = runs.Run(tmp_path / "runs" / "mine_00001").checkpoints()
-    assert [path.name for path in checkpoints] == ["step-000002", "step-000004"]
+    assert [path.name for path in checkpoints] == ["step-000004", "step-000005"]
     _, tensors, about = runs.load(checkpoints[-1])
-    assert lora_files.from_tensors(tensors["lora"]) and about["objective"] == "SFT"
+    assert {"theta", "average", "adam_m", "adam_v"} == set(tensors) and about["settings"]["objective"] == "SFT"  # type: ignore[index]
 
 
 def test_the_same_seed_gives_the_same_lora_and_another_gives_another(kept: FeedbackStore, tmp_path: Path) -> None:
@@ -151,6 +176,89 @@ def test_the_same_seed_gives_the_same_lora_and_another_gives_another(kept: Feedb
     assert all(torch.equal(loras[0][key], loras[1][key]) for key in loras[0])
     assert not all(torch.equal(loras[0][key], loras[2][key]) for key in loras[0])
     assert lora_files_of(tmp_path) == [f"mine_0000{n}.safetensors" for n in (1, 2, 3)]
+
+
+def compare(kept: FeedbackStore, pairs: int) -> list[str]:
+    """Two pictures of each prompt, of which the first was preferred; their ids."""
+    rng = np.random.default_rng(1)
+    ids = []
+    for index in range(2 * pairs):
+        pixels = rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        ids.append(kept.add_image(pixels, Generation(prompt=PROMPTS[index // 2 % 3], seed=str(index)), "tests"))
+    for left, right in zip(ids[::2], ids[1::2], strict=True):
+        kept.add_comparison(Comparison(left, right, "left", "ann"))
+    return ids
+
+
+@pytest.mark.parametrize(
+    ("objective", "what"),
+    [(SFT, "both"), (NFT, "pairs"), (DPO, "stars"), (DPO | {"beta": 0.0}, "pairs"), (KTO, "both"), (KTO, "stars")],
+    ids=lambda value: value if isinstance(value, str) else value["objective"],
+)
+def test_stars_and_comparisons_train_with_any_objective(
+    kept: FeedbackStore, objective: dict[str, Any], what: str
+) -> None:
+    """Six pictures of three prompts; DPO starts at log 2 = .693 and KTO at 1/2, whatever the feedback is."""
+    if what != "pairs":
+        rate(kept, [1, 5, 2, 4, 3, 1])
+    if what != "stars":
+        compare(kept, 3)
+    output = run(kept, tiny_models.sd15(), objective=objective, steps=2, learning_rate=1e-4)
+    first = output.args[1]["loss"][0]
+    known = {"DPO": math.log(2), "KTO": 0.5}.get(objective["objective"])
+    assert any(bool(v.any()) for key, v in output.args[0].items() if key.endswith("lora_up.weight"))
+    # gaps and weights have the mean 1 over all pictures, not over the four of this batch
+    assert known is None or first == pytest.approx(known, rel=0.5)
+
+
+def test_dpo_without_two_pictures_of_one_prompt_says_what_to_do(kept: FeedbackStore) -> None:
+    rate(kept, [1, 5, 2])
+    with pytest.raises(NoPreferenceError, match="no two pictures of one prompt.*choose SFT or KTO"):
+        run(kept, tiny_models.sd15(), objective=DPO)
+
+
+def test_held_out_pictures_are_not_trained_on_and_choose_the_lora(kept: FeedbackStore) -> None:
+    """12 pictures of 3 prompts: a fourth of the pictures is held out; a check at 2 and at 4 of 5 steps."""
+    rate(kept, [1, 5, 2, 4] * 3)
+    held_out = {"held_out": training_inputs.CHECKS, "share": 0.25, "every": 2, "patience": 3}
+    output = run(kept, tiny_models.sd15(), steps=5, held_out=held_out)
+    noted = kept.latest_run("lora")
+    assert noted is not None and [step for step, _ in noted.metrics["held_out"]] == [2, 4]
+    assert len(output.args[1]["loss"]) == 5
+
+
+def test_samples_are_shown_while_it_trains_and_at_the_end(kept: FeedbackStore) -> None:
+    """Every 2 of 4 steps and once at the end; each preview holds the curve with the samples below."""
+    rate(kept, [1, 5, 2, 4])
+    show = {"show": training_inputs.SAMPLES, "every": 2, "sampling_steps": 2, "cfg": 1.0}
+    show |= {"sampler_name": "euler", "scheduler": "normal"}
+    seen: list[Any] = []
+    comfy.utils.set_progress_bar_global_hook(lambda value, total, preview=None, **_: seen.append((value, preview)))
+    try:
+        run(kept, tiny_models.sd15(), steps=4, show=show)
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+    assert [value for value, _ in seen][-1] == 4
+    kind, picture, _ = next(preview for _, preview in seen if preview is not None)
+    assert kind == "JPEG" and picture.size[0] >= 768
+
+
+@pytest.mark.parametrize("adapter", ["rsLoRA", "DoRA", "LoKr"])
+def test_the_node_trains_every_kind_of_adapter_from_an_older_graph_s_inputs_on(
+    kept: FeedbackStore, adapter: str
+) -> None:
+    rate(kept, [1, 5, 2, 4])
+    more = {"gradient_checkpointing": True, "accumulation": 2, "layer_patterns": "*attn1*", "precision": "fp32"}
+    output = run(kept, tiny_models.sd15(), adapter=adapter, **more)
+    assert {key.split(".attn1")[1].split(".")[1] for key in output.args[0]} == {"to_q", "to_k", "to_v", "to_out"}
+    assert output.args[2].patches
+
+
+def test_accumulation_has_the_losses_of_the_whole_batch(kept: FeedbackStore) -> None:
+    """Of the first step, and of the second, which sees what the first one's gradient did."""
+    rate(kept, [1, 5, 2, 4])
+    whole, parts = (run(kept, tiny_models.sd15(), steps=2, accumulation=n, name=f"n{n}").args[1] for n in (1, 4))
+    assert parts["loss"] == pytest.approx(whole["loss"], rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["sd15", "sdxl"])
@@ -181,7 +289,7 @@ def test_more_pictures_of_the_same_prompts_are_made_and_scored(kept: FeedbackSto
 
 def test_the_node_trains_on_rated_and_scored_pictures_together(kept: FeedbackStore) -> None:
     rate(kept, [1, 5, 2, 4])
-    more = {"pictures": training.MORE, "reward": Brightness(), "count": 6, "sampling_steps": 2, "cfg": 2.0}
+    more = {"pictures": training_inputs.MORE, "reward": Brightness(), "count": 6, "sampling_steps": 2, "cfg": 2.0}
     more |= {"sampler_name": "euler", "scheduler": "normal"}
     output = run(kept, tiny_models.sd15(), pictures=more)
     assert "on 10 pictures" in output.ui["text"][0]
@@ -191,7 +299,7 @@ def test_each_source_of_scores_is_standardised_by_itself() -> None:
     """Stars in 0..1 and a reward in thousands: each becomes -1, 1, so w = e^-1 and e."""
     stars = examples.Pictures([torch.zeros(8, 8, 3)] * 2, ["a", "b"], [0.2, 0.8])
     reward = examples.Pictures([torch.zeros(8, 8, 3)] * 2, ["a", "b"], [5000.0, 1000.0])
-    made = examples.examples([stars, reward], [torch.zeros(4, 1, 1)] * 4, training.Sft())
+    made = examples.examples([stars, reward], [torch.zeros(4, 1, 1)] * 4, Sft())
     assert [e.label for e in made] == pytest.approx([0.36788, 2.71828, 2.71828, 0.36788], rel=1e-4)
 
 
@@ -303,7 +411,7 @@ def test_in_a_real_comfyui_a_cancelled_run_leaves_a_lora_that_the_next_prompt_lo
         rating = {"image_id": image, "value": stars, "scale": scale, "axis": "overall", "rater": "ann"}
         comfy_server.post("/feedback_loop/v1/ratings", rating)
     which = {"collection": name, "raters": "", "axis": "overall", "min_ratings": 1}
-    settings = {"objective": "SFT", "objective.tau": 1.0, "pictures": training.ONLY_RATED, "steps": 100_000}
+    settings = {"objective": "SFT", "objective.tau": 1.0, "pictures": training_inputs.ONLY_RATED, "steps": 100_000}
     settings |= {"learning_rate": 1e-3, "batch": 1, "rank": 4, "seed": 0, "name": name, "layers": "attention"}
     links = {"model": ["1", 0], "clip": ["1", 1], "vae": ["1", 2], "feedback": ["4", 0]}
     prompt = {

@@ -3,61 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from feedback_loop.diffusion.process import Process, per_sample
-from feedback_loop.training.adapters import Adapters, MovingAverage
 from feedback_loop.training.loop import DivergedError, Plan, Step, gradients, train
-from feedback_loop.training.objectives import Nft, Objective, Sft, View
-from feedback_loop.training.progress import Progress
-from feedback_loop.training.sources import Example, ForwardSource
+from feedback_loop.training.objectives import Nft, Objective, Sft
+from feedback_loop.training.sources import ForwardSource
 
-CLEAN, NOISY = 0.05, 3.0
-
-
-class Policy:
-    """D = x / (1 + sigma^2) + a small network of (x, sigma, condition): latents are (1, 1, 2)."""
-
-    def __init__(self, seed: int = 0, limit: int | None = None) -> None:
-        torch.manual_seed(0)
-        self.network = nn.Sequential(nn.Linear(4, 32), nn.SiLU(), nn.Linear(32, 32), nn.SiLU(), nn.Linear(32, 2))
-        self.adapters = Adapters(self.network, rank=8, seed=seed)
-        self.limit, self.sizes = limit, []
-
-    def denoise(self, x: Tensor, sigma: Tensor, cond: Sequence[Any]) -> Tensor:
-        self.sizes.append(len(x))
-        if self.limit is not None and len(x) > self.limit:
-            raise torch.OutOfMemoryError("as a device says that has room for fewer")
-        told = torch.tensor([[float(c)] for c in cond])
-        seen = torch.cat([x.flatten(1) / (1 + sigma**2).sqrt()[:, None], sigma.log()[:, None] / 2, told], dim=1)
-        return x / per_sample(1 + sigma**2, x) + self.network(seen).reshape(x.shape)
-
-    def view(self, name: View) -> AbstractContextManager[None]:
-        return self.adapters.view(name)
-
-    def parameters(self) -> list[nn.Parameter]:
-        return self.adapters.parameters()
-
-    def state(self) -> list[Tensor]:
-        return [p.detach().clone() for p in self.network.parameters()]
-
-
-def source(labels: Tensor, batch: int = 6, seed: int = 0) -> ForwardSource:
-    generator = torch.Generator().manual_seed(3)
-    latents = torch.randn(len(labels), 1, 1, 2, generator=generator)
-    examples = [Example(x, "p", label) for x, label in zip(latents, labels.tolist(), strict=True)]
-    return ForwardSource(
-        examples, {"p": 1.0, "": 0.0}, Process("eps"), lambda u: CLEAN * (NOISY / CLEAN) ** u, batch, seed
-    )
-
-
-def progress_of(policy: Policy) -> Progress:
-    return Progress(policy.parameters(), MovingAverage(policy.parameters()), policy.adapters)
+from .small import NOISY, Policy, progress_of, source
 
 
 def run(policy: Policy, objective: Objective, made: ForwardSource, plan: Plan, **options: Any) -> list[Step]:

@@ -1,0 +1,136 @@
+"""A run from its first step, or from where it was put down, to its end: checkpoints, held-out checks, early stop."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from . import stopping
+from .loop import Plan, Policy, SavePoint, Source, Step, train
+from .objectives import Objective
+from .progress import Progress
+from .runs import Run, load
+
+
+@dataclass
+class History:
+    """What was seen on the way. losses: one a step; checks: [step, held-out loss]; events: what else happened."""
+
+    losses: list[float] = field(default_factory=list)
+    checks: list[list[float]] = field(default_factory=list)
+    events: list[str] = field(default_factory=list)
+    more: dict[str, list[float]] = field(default_factory=dict)
+    """Other curves, by name, one value each time that something was measured."""
+
+    def cut(self, steps: int) -> None:
+        """Forgets what came after a step that the run has gone back to."""
+        del self.losses[steps:]
+        self.checks = [check for check in self.checks if check[0] <= steps]
+
+    def best(self) -> float:
+        """The lowest held-out loss so far, infinite before the first."""
+        return min((value for _, value in self.checks), default=math.inf)
+
+
+@dataclass(frozen=True)
+class Checks:
+    """loss: the held-out loss now, lower is better. It is asked every `every` steps; after `patience` times without a
+    new best the run ends, 0 never."""
+
+    loss: Callable[[], float]
+    every: int
+    patience: int
+
+
+def fingerprint(settings: Mapping[str, object]) -> str:
+    """Equal for runs that are the same run: a checkpoint goes on only with the settings that it was made with."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+
+
+class Follower:
+    """What happens between two steps. `show` is told each step and may raise to end the run: ComfyUI's interrupt."""
+
+    def __init__(
+        self,
+        run: Run,
+        progress: Progress,
+        settings: Mapping[str, object],
+        checks: Checks | None = None,
+        show: Callable[[Step, History], None] = lambda step, history: None,
+    ) -> None:
+        self.run, self.progress, self.settings, self.checks, self.show = run, progress, dict(settings), checks, show
+        self.history, self.back = History(), SavePoint(progress)
+        self._saved, self._parts = 0, progress.parts
+        self._terminating: Callable[[], bool] = lambda: False
+
+    def resume(self) -> bool:
+        """Goes on from the newest whole checkpoint of the same settings, if there is one; says whether."""
+        checkpoint = self.run.latest()
+        if checkpoint is None:
+            return False
+        step, tensors, about = load(checkpoint)
+        if about.get("fingerprint") != fingerprint(self.settings):
+            return False
+        self.progress.restore(tensors, about["numbers"])  # type: ignore[arg-type]
+        self.history, self._saved, self._parts = History(**about["history"]), step, self.progress.parts  # type: ignore[arg-type]
+        self.back.take()
+        return True
+
+    def follow(self, policy: Policy, source: Source, objective: Objective, plan: Plan) -> None:
+        """Trains to the end. Whatever ends it before, the last finished step is on disk; then it is raised again."""
+        with stopping.watched() as self._terminating:
+            try:
+                train(policy, source, objective, plan, self.progress, self._between, self.back)
+            except BaseException:  # an interrupt of ComfyUI's is no Exception; nor may an hour be lost to anything else
+                if self.progress.step > self._saved:
+                    self.checkpoint()
+                raise
+            if self.progress.step > self._saved:
+                self.checkpoint()
+
+    def checkpoint(self, best: bool = False) -> None:
+        """The whole state, on disk and as the place to go back to."""
+        about: dict[str, Any] = {"fingerprint": fingerprint(self.settings), "settings": self.settings}
+        about |= {"numbers": self.progress.numbers(), "history": asdict(self.history)}
+        self.run.save(self.progress.step, self.progress.tensors(), about, best)
+        self.back.take()
+        self._saved, self._parts = self.progress.step, self.progress.parts
+
+    def _between(self, step: Step) -> bool:
+        self.history.cut(step.done - 1)
+        self.history.losses.append(step.loss)
+        stop = self._checked(step.done)
+        if self.run.due(step.done) or step.parts > self._parts:
+            self.checkpoint()
+        if self._terminating():
+            raise SystemExit("Terminated; the run can be resumed.")
+        self.show(step, self.history)
+        return stop
+
+    def _checked(self, done: int) -> bool:
+        """Whether the held-out loss has not fallen for too long."""
+        if self.checks is None or done % self.checks.every:
+            return False
+        value, best = self.checks.loss(), self.history.best()
+        self.history.checks.append([done, value])
+        if value < best:
+            self.checkpoint(best=True)
+        since = [v for _, v in self.history.checks[-self.checks.patience :]] if self.checks.patience else []
+        stop = len(self.history.checks) > self.checks.patience > 0 and min(since) > self.history.best()
+        if stop:
+            self.history.events.append(f"step {done}: stopped, the held-out loss did not fall any more")
+        return stop
+
+    def best_average(self) -> list[Any]:
+        """The moving average of the best checkpoint, in the order of the parameters; without checks the last one."""
+        best = self.run.best() if self.checks is not None else None
+        if best is None:
+            return self.progress.average.values
+        _, tensors, about = load(best)
+        if about.get("fingerprint") != fingerprint(self.settings):
+            return self.progress.average.values
+        return [value for _, value in sorted(tensors["average"].items())]

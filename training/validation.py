@@ -1,0 +1,57 @@
+"""The held-out loss: pictures that are not trained on, always under the same noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from .adapters import MovingAverage
+from .loop import Policy, estimates
+from .objectives import Objective
+from .sources import Example, ForwardSource, Group
+
+FEWEST = 10
+"""With fewer pictures or pairs than this nothing is held out: the loss of one or two says nothing."""
+
+
+def split(
+    examples: Sequence[Example | Group], share: float, seed: int
+) -> tuple[list[Example | Group], list[Example | Group]]:
+    """(to train on, held out): whole prompts where there are five or more, else single pictures or pairs."""
+    if share <= 0 or len(examples) < FEWEST:
+        return list(examples), []
+    prompts = [(e[0] if isinstance(e, tuple) else e).prompt for e in examples]
+    names: list[object] = list(dict.fromkeys(prompts)) if len(set(prompts)) >= 5 else list(range(len(examples)))
+    units: list[object] = list(prompts) if len(set(prompts)) >= 5 else list(range(len(examples)))
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).tolist()
+    held = {names[i] for i in order[: max(1, round(share * len(names)))]}
+    kept = [e for e, unit in zip(examples, units, strict=True) if unit not in held]
+    return kept, [e for e, unit in zip(examples, units, strict=True) if unit in held]
+
+
+class Validation:
+    """The objective's mean loss on held-out examples, of the moving average, at the same noise each time."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        objective: Objective,
+        source: ForwardSource,
+        held_out: Sequence[Example | Group],
+        average: MovingAverage,
+    ) -> None:
+        self.policy, self.objective, self.average = policy, objective, average
+        self.source = replace(source, examples=held_out, dropout=0.0, seed=source.seed + 1)
+
+    @torch.no_grad()
+    def __call__(self) -> float:
+        total, count = 0.0, 0
+        with self.average.shown():
+            # twice through the pictures: each is seen at two noise levels
+            for step in range(2 * self.source.steps_in_epoch()):
+                batch = self.source.batch_at(step)
+                losses = self.objective.losses(estimates(self.policy, self.objective, batch), batch)
+                total, count = total + float(losses.sum()), count + len(losses)
+        return total / count
