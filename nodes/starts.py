@@ -55,7 +55,7 @@ def noise_sampler_of(name: str, x: Tensor, sigmas: Tensor, seed: int | None) -> 
 def name_of(sampler: Any) -> str:
     """The name of a core sampler as KSampler Select shows it, or of another's function."""
     function = getattr(sampler, "sampler_function", None)
-    return getattr(function, "__name__", type(sampler).__name__).removeprefix("sample_")
+    return getattr(function, "__name__", type(sampler).__name__).removeprefix("sample_").removesuffix("_function")
 
 
 def is_core(sampler: Any, name: str) -> bool:

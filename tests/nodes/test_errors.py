@@ -17,6 +17,7 @@ from typing import Any
 import comfy.samplers
 import pytest
 import torch
+from comfy_extras import nodes_custom_sampler
 
 from feedback_loop.feedback.records import Feedback
 from feedback_loop.feedback.rewards.base import Reward
@@ -46,6 +47,12 @@ def brightness() -> Reward:
     return ColourReward("brightness")
 
 
+def guider() -> comfy.samplers.CFGGuider:
+    made = comfy.samplers.CFGGuider(tiny_models.sd15())
+    made.set_conds(tiny_models.conditioning("sd15", 1), tiny_models.conditioning("sd15", 2))
+    return made
+
+
 LATENTS = {"samples": torch.zeros(3, 4, 1, 1)}
 SAMPLING = {"seed": 1, "steps": 1, "cfg": 2.0, "width": 64, "height": 64}
 VALID: dict[str, tuple[str, dict[str, Any]]] = {
@@ -60,7 +67,7 @@ VALID: dict[str, tuple[str, dict[str, Any]]] = {
             "clip": tiny_models.clip,
             "comment": "brighter",
             "strength": 1.0,
-            "mode": "direction",
+            "mode": "in the prompt",
             "prompt": "two stars",
         },
     ),
@@ -72,6 +79,49 @@ VALID: dict[str, tuple[str, dict[str, Any]]] = {
             "vae": tiny_models.vae,
             "particles": 4,
             "strength": 10.0,
+        },
+    ),
+    "FeedbackBestOfN": (
+        "search",
+        {
+            "noise": lambda: nodes_custom_sampler.Noise_RandomNoise(1),
+            "guider": lambda: guider(),
+            "sampler": lambda: comfy.samplers.ksampler("euler"),
+            "sigmas": lambda: torch.tensor([10.0, 3.0, 0.0]),
+            "latent_image": lambda: {"samples": torch.zeros(1, 4, 8, 8)},
+            "reward": brightness,
+            "vae": tiny_models.vae,
+            "candidates": 2,
+        },
+    ),
+    "FeedbackRegionMask": (
+        "refine",
+        {
+            "images": lambda: torch.zeros(1, 8, 8, 3),
+            "labels": "",
+            "points": "snap",
+            "radius": 8.0,
+            "grow": 0,
+            "feather": 0.0,
+        },
+    ),
+    "FeedbackRefineRegion": (
+        "refine",
+        {
+            "model": tiny_models.sd15,
+            "positive": lambda: tiny_models.conditioning("sd15"),
+            "negative": lambda: tiny_models.conditioning("sd15"),
+            "vae": tiny_models.vae,
+            "images": lambda: torch.zeros(1, 64, 64, 3),
+            "mask": lambda: torch.ones(1, 64, 64),
+            "seed": 1,
+            "steps": 1,
+            "cfg": 2.0,
+            "sampler_name": "euler",
+            "scheduler": "normal",
+            "denoise": 1.0,
+            "candidates": 1,
+            "collection": "",
         },
     ),
     "FeedbackEvaluate": (
@@ -181,6 +231,16 @@ CASES = [
         {"sampler": lambda: comfy.samplers.ksampler("euler")},
     ),
     Case("FeedbackRewardSteering", "picture for a reward", "no reward.*Connect", {"reward": lambda: torch.zeros(1)}),
+    Case("FeedbackBestOfN", "budget below one run", "less than one run.*Raise it", {"budget": 1}),
+    Case("FeedbackBestOfN", "VAE of another model", "16 channels.*VAE", {"vae": lambda: tiny_models.vae(1, 16)}),
+    Case("FeedbackBestOfN", "picture for noise", "makes none.*RandomNoise", {"noise": lambda: torch.zeros(1)}),
+    Case("FeedbackBestOfN", "picture for a reward", "no reward.*Connect", {"reward": lambda: torch.zeros(1)}),
+    Case(
+        "FeedbackBestOfN",
+        "sampler that cannot pause",
+        "'dpm_adaptive' cannot be stopped.*Choose another",
+        {"sampler": lambda: comfy.samplers.ksampler("dpm_adaptive")},
+    ),
     Case("FeedbackTextConditioning", "checkpoint without CLIP", "no text encoder.*Connect", {"clip": None}),
     Case("FeedbackTextConditioning", "CLIP of another model", "connect the CLIP", {"clip": tiny_models.sdxl_clip}),
     Case("FeedbackTextConditioning", "prompt that nobody knows", "Write them into prompt", {"prompt": ""}),
@@ -190,6 +250,20 @@ CASES = [
         "end before start",
         "has to be below end_percent",
         {"start_percent": 0.8, "end_percent": 0.2},
+    ),
+    Case("FeedbackRegionMask", "mask for pictures", "connect the IMAGE output", {"images": lambda: torch.zeros(8, 8)}),
+    Case("FeedbackRefineRegion", "nothing marked", "Mark a place", {"mask": lambda: torch.zeros(1, 64, 64)}),
+    Case("FeedbackRefineRegion", "mask of another", "connect the mask that", {"mask": lambda: torch.ones(1, 8, 8)}),
+    Case("FeedbackRefineRegion", "VAE of another model", "Connect the VAE", {"vae": lambda: tiny_models.vae(1, 16)}),
+    Case("FeedbackRefineRegion", "checkpoint without VAE", "no VAE.*Load VAE", {"vae": None}),
+    Case("FeedbackRefineRegion", "comment without CLIP", "no text encoder.*Connect", {"comment": "no text"}),
+    Case("FeedbackRefineRegion", "picture for a reward", "no reward.*Connect", {"reward": lambda: torch.zeros(1)}),
+    Case("FeedbackRefineRegion", "steering without a reward", "no reward.*Connect", {"guidance": 1.0}),
+    Case(
+        "FeedbackRefineRegion",
+        "prompt of another model",
+        "connect the CLIP that belongs",
+        {"positive": lambda: tiny_models.conditioning("sdxl")},
     ),
     Case("FeedbackEvaluate", "no prompt", "write at least one", {"prompts": " \n "}),
     Case("FeedbackEvaluate", "CLIP of another model", "connect the CLIP that belongs", {"clip": tiny_models.sdxl_clip}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from feedback_loop.tests.comfy_host import ComfyServer
 
 NODE_IDS = {
+    "FeedbackBestOfN",
     "FeedbackCapture",
     "FeedbackClassifierReward",
     "FeedbackCombineRewards",
@@ -17,6 +18,8 @@ NODE_IDS = {
     "FeedbackImport",
     "FeedbackLoadReward",
     "FeedbackMaskReward",
+    "FeedbackRefineRegion",
+    "FeedbackRegionMask",
     "FeedbackRewardGuidance",
     "FeedbackRewardSteering",
     "FeedbackSaveReward",
