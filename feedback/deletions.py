@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
 
-from . import derived, tables
+from . import derived, refinement_tables, refinements, tables
 from . import derived_tables as kept
 from .checks import NotFound
 from .prompt_words import remove_words
@@ -43,6 +43,7 @@ def delete_image(connection: Connection, image_id: str) -> Gone:
         raise NotFound(f"There is no picture {image_id!r} in the feedback database.")
     for table in (kept.current_rating, kept.score, kept.watermark_score, tables.embedding):
         connection.execute(delete(table).where(table.c.image_id == image_id))
+    refinements.forget(connection, image_id)
     _delete_judgements(connection, _said_of(connection, image_id))
     result = tables.interaction.c.result_id
     connection.execute(update(tables.interaction).where(result == image_id).values(result_id=None))
@@ -131,6 +132,7 @@ def unjudged(connection: Connection, limit: int = AT_ONCE) -> list[str]:
 def _nothing_said() -> list[ColumnElement[bool]]:
     columns = [table.c.image_id for table in (*OF_ONE_IMAGE, entry)]
     columns += [comparison.c.left_id, comparison.c.right_id, tables.interaction.c.result_id]
+    columns += [refinement_tables.refinement.c.parent_id, refinement_tables.candidate.c.image_id]
     return [~select(column).where(column == image.c.id).exists() for column in columns]
 
 

@@ -29,7 +29,7 @@ def disc(point: tuple[float, float], radius: float, height: int, width: int) -> 
     """A circle around a point in fractions; radius in fractions of the shorter side, one pixel at least."""
     x, y = point[0] * width - 0.5, point[1] * height - 0.5
     reach = max(radius * min(height, width), 1.0)
-    rows, columns = np.ogrid[:height, :width]
+    rows, columns = np.arange(height)[:, None], np.arange(width)
     return ((columns - x) ** 2 + (rows - y) ** 2 <= reach**2).astype(np.float32)
 
 
@@ -74,7 +74,8 @@ def snapped(point: tuple[float, float], pixels: np.ndarray, tolerance: float, ra
     colours = lab(pixels)
     around = colours[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2].reshape(-1, 3)
     near = np.linalg.norm(colours - np.median(around, axis=0), axis=-1) <= tolerance
-    labels, _ = ndimage.label(near)
+    labels = np.zeros(near.shape, np.int32)
+    ndimage.label(near, output=labels)
     own = labels[row, column]
     found = labels == own if own else np.zeros_like(near)
     if not found.any() or found.mean() > MAX_GROWN:
@@ -101,7 +102,8 @@ def combined(by_rater: Mapping[str, Sequence[Mask]], how: Combine) -> Mask | Non
         return None
     if how == "union":
         return np.maximum.reduce(whole)
-    return (sum((mask > 0.5).astype(np.float32) for mask in whole) > len(whole) / 2).astype(np.float32)
+    marked = np.stack(whole) > 0.5
+    return (marked.sum(axis=0) > len(whole) / 2).astype(np.float32)
 
 
 def grown(mask: Tensor, pixels: int) -> Tensor:
@@ -109,7 +111,8 @@ def grown(mask: Tensor, pixels: int) -> Tensor:
     if pixels == 0:
         return mask
     reach = abs(pixels)
-    rows, columns = torch.meshgrid(*[torch.arange(-reach, reach + 1)] * 2, indexing="ij")
+    line = torch.arange(-reach, reach + 1)
+    rows, columns = torch.meshgrid(line, line, indexing="ij")
     near = (rows**2 + columns**2 <= reach**2).flatten().nonzero()[:, 0].tolist()
     padded = nn.functional.pad(mask if pixels > 0 else 1 - mask, (reach,) * 4)
     height, width, size = *mask.shape[-2:], 2 * reach + 1

@@ -1,6 +1,7 @@
 """Words to conditioning: what a comment asks for, and text encodings moved towards it or away from it.
 
-The direction of a wish is what it changes in the encoding of the prompt: `E(prompt, wish) - E(prompt)`, token by token.
+The direction of a wish is a difference of two encodings: in the prompt, `E(prompt, wish) - E(prompt)`, token by token
+(`moved`); or by itself, `E(wish) - E()`, its mean over tokens added to every token of the prompt (`shifted`).
 Directions between text encodings steer diffusion models without training: Brack et al. 2023 (SEGA, arXiv:2301.12247)
 take them between predictions, Baumann et al. 2024 (arXiv:2403.17064) between the tokens themselves, as is done here.
 """
@@ -176,6 +177,48 @@ def moved(base: Conditioning, to: Conditioning, without: Conditioning, strength:
     return [_moved_entry(entry, to[0], without[0], strength) for entry in base]
 
 
+def shifted(base: Conditioning, to: Conditioning, without: Conditioning, strength: float) -> list[Any]:
+    """base with the mean of `to - without` over tokens added, `strength` times, to every token, in every entry.
+
+    to, without: the wish alone and nothing, encoded; lengths may differ from base's. Tokens before the first that the
+    wish changes (the start of the text) stay bit-equal, all others keep their length. Strength 0 gives base's tensors.
+    """
+    if strength == 0:
+        return list(base)
+    return [_shifted_entry(entry, to[0], without[0], strength) for entry in base]
+
+
+def _shifted_entry(entry: Any, to: Any, without: Any, strength: float) -> list[Any]:
+    settings = dict(entry[1])
+    pooled, wish, nothing = (one[1].get("pooled_output") for one in (entry, to, without))
+    if pooled is not None and wish is not None and nothing is not None:
+        settings["pooled_output"] = everywhere(pooled[:, None], wish[:, None], nothing[:, None], strength)[:, 0]
+    return [everywhere(entry[0], to[0], without[0], strength), settings]
+
+
+def everywhere(base: Tensor, to: Tensor, without: Tensor, strength: float) -> Tensor:
+    """base (B, T, W) moved as `shifted` says. Raises TextFeedbackError for another width."""
+    _check_width(base, to)
+    length = max(to.shape[-2], without.shape[-2])
+    step = _padded(to, length).to(base) - _padded(without, length).to(base)
+    changed = (step != 0).any(dim=-1)[0].nonzero()[:, 0]
+    if len(changed) == 0:
+        return base
+    first = int(changed[0])
+    result = base + strength * step[:, changed].mean(dim=1, keepdim=True)
+    own, size = (one.norm(dim=-1, keepdim=True) for one in (base, result))
+    turned = result * (own / size.clamp(min=1e-12))
+    return cat([base[:, :first], turned[:, first:]], dim=1)
+
+
+def _check_width(base: Tensor, to: Tensor) -> None:
+    if base.shape[-1] != to.shape[-1]:
+        raise TextFeedbackError(
+            f"The conditioning is {base.shape[-1]} numbers wide, but this CLIP's are {to.shape[-1]}: connect the CLIP "
+            "that the conditioning was made with."
+        )
+
+
 def _moved_entry(entry: Any, to: Any, without: Any, strength: float) -> list[Any]:
     tokens = directed(entry[0], to[0], without[0], strength)
     settings = dict(entry[1])
@@ -206,11 +249,7 @@ def _mask_again(settings: dict[str, Any], to: Mapping[str, Any], tokens: Tensor)
 
 def directed(base: Tensor, to: Tensor, without: Tensor, strength: float) -> Tensor:
     """base (B, T, W) + strength * (to - without), with the norms described in `moved`. Raises TextFeedbackError."""
-    if len({one.shape[-1] for one in (base, to, without)}) > 1:
-        raise TextFeedbackError(
-            f"The conditioning is {base.shape[-1]} numbers wide, but this CLIP's are {to.shape[-1]}: connect the CLIP "
-            "that the conditioning was made with."
-        )
+    _check_width(base, to)
     length = max(one.shape[-2] for one in (base, to, without))
     base, to, without = (_padded(one, length) for one in (base, to.to(base), without.to(base)))
     step = to - without

@@ -11,9 +11,11 @@ from feedback_loop.guidance.text import (
     appended,
     directed,
     during,
+    everywhere,
     listed,
     moved,
     rounds,
+    shifted,
     told,
     wishes,
 )
@@ -151,6 +153,29 @@ def test_encodings_of_another_width_are_refused_in_a_sentence():
 def test_the_type_of_the_conditioning_is_kept():
     half = tokens((1, 0)).half()
     assert directed(half, tokens((0, 1)), tokens((1, 0)), 1.0).dtype == torch.float16
+
+
+def test_everywhere_adds_the_mean_direction_to_every_token_after_the_start_and_keeps_lengths():
+    """E(wish) - E() is 0 for the first token and (0, 2), (0, 4) for the next two: (0, 3) on average, at strength 1."""
+    base = tokens((9, 9), (3, 4), (1, 0), (0, 0))
+    wish, nothing = tokens((1, 0), (0, 2), (0, 4)), tokens((1, 0), (0, 0), (0, 0))
+    result = everywhere(base, wish, nothing, 1.0)[0]
+    assert torch.equal(result[0], base[0, 0])
+    torch.testing.assert_close(result[1], torch.tensor([3.0, 7.0]) * 5 / 58**0.5)
+    torch.testing.assert_close(result[2], torch.tensor([1.0, 3.0]) / 10**0.5)
+    assert result[3].tolist() == [0, 0]
+    assert torch.equal(everywhere(base, wish, wish, 1.0), base)
+
+
+def test_everywhere_takes_a_wish_of_another_length_and_moves_the_pooled_vector():
+    """Two tokens for the wish, one for nothing, whose last one is repeated: (0, 2) and (0, 4)."""
+    base = [[tokens((1, 0), (1, 0), (1, 0)), {"pooled_output": torch.tensor([[1.0, 0.0]])}]]
+    wish = [[tokens((0, 2), (0, 4)), {"pooled_output": torch.tensor([[0.0, 1.0]])}]]
+    nothing = [[tokens((0, 0)), {"pooled_output": torch.tensor([[0.0, 0.0]])}]]
+    [[moved_tokens, settings]] = shifted(base, wish, nothing, 1.0)
+    torch.testing.assert_close(moved_tokens[0], torch.tensor([1.0, 3.0]).expand(3, 2) / 10**0.5)
+    torch.testing.assert_close(settings["pooled_output"], torch.tensor([[1.0, 1.0]]) / 2**0.5)
+    assert shifted(base, wish, nothing, 0.0)[0] is base[0]
 
 
 def test_appending_puts_the_wish_beside_the_prompt_with_its_weight():

@@ -20,6 +20,8 @@ NODE_IDS = {
     "FeedbackMaskReward",
     "FeedbackRefineRegion",
     "FeedbackRegionMask",
+    "FeedbackRefineRegion",
+    "FeedbackRegionMask",
     "FeedbackRewardGuidance",
     "FeedbackRewardSteering",
     "FeedbackSaveReward",

@@ -92,7 +92,7 @@ def encode(clip, text):
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
 
-def say(clip, comment, strength=1.0, mode="direction", **more):
+def say(clip, comment, strength=1.0, mode="in the prompt", **more):
     base = "two stars"
     return FeedbackTextConditioning.execute(
         encode(clip, base), clip, comment, strength, mode, **({"prompt": base} | more)
@@ -115,7 +115,7 @@ def test_strength_1_is_the_encoding_of_the_prompt_with_the_wish(kind, encoders, 
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
-@pytest.mark.parametrize("mode", ["direction", "append"])
+@pytest.mark.parametrize("mode", ["everywhere", "in the prompt", "append"])
 def test_strength_0_hands_on_what_came_in(kind, mode, encoders, inference_mode):
     clip = encoders[kind]
     positive, negative = encode(clip, "two stars"), encode(clip, "blurry")
@@ -127,7 +127,7 @@ def test_strength_0_hands_on_what_came_in(kind, mode, encoders, inference_mode):
 
 def test_without_anything_said_nothing_changes(clip, inference_mode):
     positive = encode(clip, "two stars")
-    result = FeedbackTextConditioning.execute(positive, clip, " ", 1.0, "direction").args
+    result = FeedbackTextConditioning.execute(positive, clip, " ", 1.0, "in the prompt").args
     assert result[0] is positive and result[2] == ""
 
 
@@ -151,6 +151,25 @@ def test_away_moves_the_prompt_and_leaves_the_negative(clip, inference_mode):
     assert torch.equal(both[0][0][0], moved) and not torch.equal(both[1][0][0], negative[0][0])
 
 
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_everywhere_moves_every_token_but_the_start_by_one_direction_and_needs_no_prompt(
+    kind, encoders, inference_mode
+):
+    """Every moved token lies in the plane of itself and the mean of E(wish) - E(), and has its own length."""
+    clip = encoders[kind]
+    plain = encode(clip, "two stars")
+    moved = say(clip, "brighter", mode="everywhere", prompt="")[0][0][0]
+    wish, nothing = encode(clip, "bright")[0][0], encode(clip, "")[0][0]
+    first = 0 if kind in ("t5 alone", "flux") else 1
+    assert moved.shape == plain[0][0].shape and torch.equal(moved[:, :first], plain[0][0][:, :first])
+    torch.testing.assert_close(moved.norm(dim=-1), plain[0][0].norm(dim=-1), rtol=1e-4, atol=1e-5)
+    if kind != "t5 alone":
+        step = (wish - nothing)[:, first:].mean(dim=1, keepdim=True)
+        straight = plain[0][0][:, first:] + 0.6 * step
+        same = torch.nn.functional.cosine_similarity(straight, moved[:, first:], dim=-1)
+        torch.testing.assert_close(same, torch.ones_like(same), rtol=1e-4, atol=1e-4)
+
+
 def test_append_sets_the_wish_beside_the_prompt(clip, inference_mode):
     positive, negative, _ = say(clip, "brighter, no text", 0.7, "append", negative=encode(clip, "blurry"))
     assert [entry[1].get("strength", 1.0) for entry in positive] == [1.0, 0.7]
@@ -164,9 +183,9 @@ def test_earlier_comments_count_less_and_come_out_as_the_next_rounds_list(clip, 
     torch.testing.assert_close(positive[0][0], say(clip, "dark", 0.5)[0][0][0], rtol=1e-4, atol=1e-5)
     assert said == "no text\nmake it darker"
     assert say(clip, "larger", earlier=said)[2] == "no text\nmake it darker\nlarger"
-    shown = FeedbackTextConditioning.execute(encode(clip, "a"), clip, "larger", 1.0, "direction", said, prompt="a").ui[
-        "text"
-    ][0]
+    shown = FeedbackTextConditioning.execute(
+        encode(clip, "a"), clip, "larger", 1.0, "in the prompt", said, prompt="a"
+    ).ui["text"][0]
     assert shown.splitlines()[0] == "1.00  larger" and "0.25  no text" in shown and "less: text" in shown
 
 
@@ -189,7 +208,7 @@ def sample(model, positive, negative, steps=4, size=8):
 def test_a_whole_run_takes_every_mode_and_an_interval(clip, inference_mode):
     model, plain = tiny_models.sd15(), encode(clip, "two stars")
     before = sample(model, plain, encode(clip, ""))
-    for mode in ("direction", "append"):
+    for mode in ("everywhere", "in the prompt", "append"):
         for limits in ({}, {"start_percent": 0.3, "end_percent": 0.7}):
             positive, negative, _ = say(clip, "brighter, no text", mode=mode, **limits)
             after = sample(model, positive, negative)
@@ -206,7 +225,7 @@ def test_the_prompt_is_found_in_the_graph(clip, inference_mode, monkeypatch):
     }
     monkeypatch.setattr(FeedbackTextConditioning, "hidden", type("H", (), {"prompt": graph, "unique_id": "3"}))
     written = FeedbackTextConditioning.execute(
-        encode(clip, "two stars"), clip, "bright, no text", 1.0, "direction", negative=encode(clip, "blurry")
+        encode(clip, "two stars"), clip, "bright, no text", 1.0, "in the prompt", negative=encode(clip, "blurry")
     ).args
     torch.testing.assert_close(written[0][0][0], encode(clip, "two stars, bright")[0][0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(written[1][0][0], encode(clip, "blurry, text")[0][0], rtol=1e-4, atol=1e-5)
@@ -221,7 +240,7 @@ def test_words_that_cannot_be_found_are_asked_for(clip, inference_mode):
 def test_the_clip_of_another_model_is_refused(encoders, inference_mode):
     with pytest.raises(TextFeedbackError, match="connect the CLIP that the conditioning was made with"):
         FeedbackTextConditioning.execute(
-            encode(encoders["sdxl"], "a"), encoders["sd15"], "bright", 1.0, "direction", prompt="a"
+            encode(encoders["sdxl"], "a"), encoders["sd15"], "bright", 1.0, "in the prompt", prompt="a"
         )
 
 
