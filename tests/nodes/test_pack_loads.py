@@ -20,8 +20,6 @@ NODE_IDS = {
     "FeedbackMaskReward",
     "FeedbackRefineRegion",
     "FeedbackRegionMask",
-    "FeedbackRefineRegion",
-    "FeedbackRegionMask",
     "FeedbackRewardGuidance",
     "FeedbackRewardSteering",
     "FeedbackSaveReward",
