@@ -78,7 +78,7 @@ def _order(connection: Connection, which: ImageFilter, sort: Sort) -> _Order:
         return _Order(table, table.c.image_revision, value, rising, conditions, scored=True)
     if which.text is not None and (words := with_words(connection, which.text)) is not None:
         if not _is_small(connection, which.collection):
-            return _Order(prompt_text, prompt_text.c.rowid, None, rising, (words.whereclause,))  # type: ignore[arg-type]
+            return _Order(prompt_text, prompt_text.c.rowid, None, rising, (words[0].whereclause,))  # type: ignore[arg-type]
     return _Order(image, image.c.revision, None, rising)
 
 
@@ -188,8 +188,12 @@ def _watermarked(connection: Connection, order: _Order, which: ImageFilter) -> l
 
 
 def _worded(connection: Connection, place: ColumnElement[int], text: str) -> list[ColumnElement[bool]]:
-    words = with_words(connection, text)
-    return [] if words is None else [place.in_(words)]  # asked one by one, a common word takes SQLite minutes
+    if (words := with_words(connection, text)) is None:
+        return []
+    rows, are_found = words
+    if are_found:
+        return [place.in_(rows)]  # asked one by one, a common word takes SQLite minutes
+    return [rows.where(prompt_text.c.rowid == place).correlate_except(prompt_text).exists()]
 
 
 def _found(

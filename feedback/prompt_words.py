@@ -10,18 +10,19 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from sqlalchemy import BigInteger, Column, MetaData, Table, bindparam, column, select, text
+from sqlalchemy import BigInteger, Column, MetaData, Table, Text, bindparam, column, literal, select, text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy import ColumnElement, Connection, Select
+    from sqlalchemy import Connection, Select
 
 # Letters and digits; what is written without blanks between words counts by the character.
 WORD = re.compile(r"[\u2e80-\u9fff\uac00-\ud7ff\uf900-\ufaff]|[^\W_\u2e80-\u9fff\uac00-\ud7ff\uf900-\ufaff]+")
 MAX_LETTERS = 100  # of a word; PostgreSQL takes 2 kB
 MAX_WORDS = 4000  # of a prompt
 ONE_BY_ONE = 100  # words with one beginning that are asked for one by one
+MANY = 20_000  # words with one beginning that are too many to be put together, and so many that each page has some
 VOCABULARY = "prompt_text_words"
 
 prompt_text = Table("prompt_text", MetaData(), Column("rowid", BigInteger, primary_key=True))
@@ -64,27 +65,43 @@ def remove_words(connection: Connection, revision: int) -> None:
     connection.execute(text("DELETE FROM prompt_text WHERE rowid = :revision"), {"revision": revision})
 
 
-def with_words(connection: Connection, asked: str) -> Select[tuple[int]] | None:
-    """Revisions of the pictures whose prompts have words that begin with all the words asked; None if none is asked."""
+def with_words(connection: Connection, asked: str) -> tuple[Select[tuple[int]], bool] | None:
+    """Revisions of the pictures whose prompts have words that begin with all the words asked; None if none is asked.
+
+    And whether all of them can be found first; else they are quickly met by looking at one prompt after the other.
+    """
     if not (beginnings := words(asked)):
         return None
-    return select(prompt_text.c.rowid).where(_matches(connection, beginnings))
-
-
-def _matches(connection: Connection, beginnings: Sequence[str]) -> ColumnElement[bool]:
+    revisions = select(prompt_text.c.rowid)
     if connection.dialect.name == "sqlite":
-        query = " AND ".join(_any_of(connection, beginning) for beginning in beginnings)
-        return column("prompt_text").op("MATCH")(bindparam(None, query))
+        return _in_sqlite(connection, revisions, beginnings)
     query = " & ".join(f"'{word}':*" for word in beginnings)
-    return column("words").op("@@")(text("to_tsquery('simple', :query)").bindparams(query=query))
+    matches = column("words").op("@@")(text("to_tsquery('simple', :query)").bindparams(query=query))
+    return revisions.where(matches), True
+
+
+def _in_sqlite(
+    connection: Connection, revisions: Select[tuple[int]], beginnings: Sequence[str]
+) -> tuple[Select[tuple[int]], bool]:
+    if all(_has_many(connection, beginning) for beginning in beginnings):
+        prompt = literal(" ") + column("words", Text)
+        return revisions.where(*[prompt.like(f"% {beginning}%") for beginning in beginnings]), False
+    query = " AND ".join(_any_of(connection, beginning) for beginning in beginnings)
+    return revisions.where(column("prompt_text").op("MATCH")(bindparam(None, query))), True
+
+
+KNOWN = f"SELECT word FROM {VOCABULARY} WHERE word >= :first AND word < :last LIMIT"  # constants of ours # nosec B608
+
+
+def _has_many(connection: Connection, beginning: str) -> bool:
+    between = {"first": beginning, "last": f"{beginning}\U0010ffff"}
+    return connection.execute(text(f"{KNOWN} 1 OFFSET {MANY}"), between).first() is not None
 
 
 def _any_of(connection: Connection, beginning: str) -> str:
     """The part of a full-text query for the words with a beginning. A word that no prompt has finds nothing."""
-    words = f"SELECT word FROM {VOCABULARY} WHERE word >= :first AND word < :last"  # a constant of ours # nosec B608
-    range_ = text(f"{words} LIMIT {ONE_BY_ONE + 1}")
     between = {"first": beginning, "last": f"{beginning}\U0010ffff"}
-    known = list(connection.execute(range_, between).scalars()) or [beginning]
+    known = list(connection.execute(text(f"{KNOWN} {ONE_BY_ONE + 1}"), between).scalars()) or [beginning]
     if len(known) > ONE_BY_ONE:
         return f'"{beginning}" *'
     return "(" + " OR ".join(f'"{word}"' for word in known) + ")"

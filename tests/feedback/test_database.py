@@ -138,13 +138,17 @@ def test_the_files_of_the_migrations_are_named_after_their_revisions():
     assert [script.revision for script in scripts] == sorted((script.revision for script in scripts), reverse=True)
 
 
+LATEST = max(path.name[:4] for path in (database.MIGRATIONS / "versions").glob("[0-9]*.py"))
+NEXT = f"{int(LATEST) + 1:04}"
+
+
 @pytest.fixture
 def newer_migrations(tmp_path: Path) -> Path:
-    """The migrations as a later version of the pack might have them: one more, "0004"."""
+    """The migrations as a later version of the pack might have them: one more."""
     folder = tmp_path / "migrations"
     shutil.copytree(database.MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "versions" / "0004_more.py").write_text(
-        "from alembic import op\nrevision = '0004'\ndown_revision = '0003'\n\n\n"
+    (folder / "versions" / f"{NEXT}_more.py").write_text(
+        f"from alembic import op\nrevision = '{NEXT}'\ndown_revision = '{LATEST}'\n\n\n"
         "def upgrade():\n    op.execute('CREATE TABLE more (id TEXT)')\n"
     )
     return folder
@@ -159,7 +163,7 @@ def test_a_database_of_a_newer_version_can_be_read_and_says_why_it_is_not_writte
     Database(f"sqlite:///{tmp_path / 'feedback.sqlite3'}", newer_migrations).close()
     older = open_store()
     assert older.image(image).id == image
-    assert older.read_only is not None and "0004" in older.read_only
+    assert older.read_only is not None and NEXT in older.read_only
     with pytest.raises(DatabaseReadOnly, match="newer version"):
         older.add_rating(Rating(image, 1, "me"))
 
@@ -173,17 +177,17 @@ def test_a_migration_leaves_a_backup_of_what_was_there(
     migrated = Database(f"sqlite:///{tmp_path / 'feedback.sqlite3'}", newer_migrations)
     assert migrated.read(lambda c: c.execute(text("SELECT count(*) FROM more")).scalar()) == 0
     migrated.close()
-    (backup,) = tmp_path.glob("feedback-0003-*.backup")
+    (backup,) = tmp_path.glob(f"feedback-{LATEST}-*.backup")
     with sqlite3.connect(backup) as connection:
         assert connection.execute("SELECT id FROM image").fetchall() == [(image,)]
-        assert connection.execute("SELECT version_num FROM feedback_loop_version").fetchall() == [("0003",)]
+        assert connection.execute("SELECT version_num FROM feedback_loop_version").fetchall() == [(LATEST,)]
 
 
 def test_a_migration_that_fails_leaves_the_database_as_it_was(
     open_store: Callable[[], FeedbackStore], newer_migrations: Path, tmp_path: Path
 ):
     open_store().close()
-    broken = newer_migrations / "versions" / "0004_more.py"
+    broken = newer_migrations / "versions" / f"{NEXT}_more.py"
     broken.write_text(broken.read_text() + "    op.execute('SELECT no_such_function()')\n")
     with pytest.raises(DatabaseUnusable):
         Database(f"sqlite:///{tmp_path / 'feedback.sqlite3'}", newer_migrations)

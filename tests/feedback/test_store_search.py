@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sqlalchemy import Connection, text
 
-from feedback_loop.feedback import listing
+from feedback_loop.feedback import listing, prompt_words
 from feedback_loop.feedback.prompt_words import words
 from feedback_loop.feedback.records import Generation, InvalidRecord, Rating
 from feedback_loop.feedback.results import ImageFilter, Sort, StoredImage
@@ -68,11 +68,19 @@ def test_pictures_come_newest_or_oldest_first(store: FeedbackStore, images: list
     ],
 )
 def test_prompts_are_found_by_beginnings_of_their_words(
-    store: FeedbackStore, images: list[str], text: str, expected: list[int]
+    store: FeedbackStore, images: list[str], text: str, expected: list[int], monkeypatch: pytest.MonkeyPatch
 ):
-    """Signs between words ask for nothing; "OR" and "NOT" are words as any other, and in no prompt here."""
-    assert found(store, text=text) == [images[n] for n in expected]
-    assert found(store, "newest", text=text) == [images[n] for n in expected][::-1]
+    """Signs between words ask for nothing; "OR" and "NOT" are words as any other, and in no prompt here.
+
+    Where many words begin so the prompts are looked at one by one, which finds the same.
+    """
+    for n, image in enumerate(images):
+        rate(store, image, 5 - n / 2)
+    for many in (prompt_words.MANY, 0):
+        monkeypatch.setattr(prompt_words, "MANY", many)
+        assert found(store, text=text) == [images[n] for n in expected]
+        assert found(store, "newest", text=text) == [images[n] for n in expected][::-1]
+        assert found(store, "best", text=text) == [images[n] for n in expected]
 
 
 def test_words_are_letters_and_digits_in_small_letters_each_once():
