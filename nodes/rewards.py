@@ -45,12 +45,14 @@ class FeedbackTrainReward(io.ComfyNode):
                 io.String.Input(
                     "axis",
                     default="",
+                    optional=True,
                     tooltip="Learn this axis instead of the one that Collect feedback names. Empty keeps that.",
                     advanced=True,
                 ),
                 io.String.Input(
                     "tag",
                     default="",
+                    optional=True,
                     tooltip="Learn a tag instead of ratings: pictures with it against those that the same people "
                     "tagged or rated without it. Empty learns ratings and comparisons.",
                     advanced=True,

@@ -134,7 +134,7 @@ def hostile_folders(folder: Path) -> None:
 
 
 def judged_pictures(target: Target) -> Target:
-    """Three pictures, of which the first was rated."""
-    target.images = captured(target.server, "attacked", 3, 0x3366CC)
+    """Three new pictures, of which the first was rated. ComfyUI would answer the same graph from its cache."""
+    target.images = captured(target.server, f"attacked {uuid.uuid4()}", 3, 0x3366CC)
     target.judgement = target.server.post(f"{API}/ratings", rating(target.images[0], target.owner))["id"]
     return target
