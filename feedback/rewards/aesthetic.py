@@ -95,7 +95,7 @@ def _layers(shapes: dict[str, tuple[int, ...]], where: str) -> list[tuple[str, s
     weights.sort(key=lambda name: [int(n) for n in re.findall(r"\d+", name)])
     chained = all(
         len(shapes[name]) == 2 and (after is None or shapes[after][1:] == shapes[name][:1])
-        for name, after in zip(weights, [*weights[1:], None], strict=True)
+        for name, after in zip(weights, [*weights[1:], None], strict=False)
     )
     biases = {name: name.removesuffix("weight") + "bias" for name in weights}
     fitting = all(shapes.get(biases[name], shapes[name][:1]) == shapes[name][:1] for name in weights)

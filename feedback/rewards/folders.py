@@ -19,16 +19,20 @@ INDEX = "model.safetensors.index.json"
 LARGEST_JSON = 4 * 2**20  # the labels of large classifiers take half of that
 LARGEST_HEADER = 16 * 2**20
 LARGEST_NUMBER = 2**20  # a width, a vocabulary, a number of labels
-UNREADABLE = (
-    ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, OSError, RuntimeError, ImportError,
-)  # fmt: skip
-"""What transformers raises for files that are none of its own."""
-
 FORBIDDEN = {
     "auto_map": "wants to run code of its own",
     "quantization_config": "has quantised weights",
     "custom_pipelines": "wants to run code of its own",
 }
+
+
+def unreadable() -> tuple[type[Exception], ...]:
+    """What transformers and safetensors raise for files that are none of theirs."""
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    usual = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, OSError, RuntimeError, ImportError)
+    return (*usual, StrictDataclassError, SafetensorError)
 
 
 def first_line(error: Exception) -> str:
@@ -125,7 +129,7 @@ def model_config(folder: Path) -> Any:
     kept = {key: value for key, value in settings.items() if "attn_implementation" not in key and "experts" not in key}
     try:
         return AutoConfig.for_model(kind, **kept)
-    except UNREADABLE as error:
+    except unreadable() as error:
         raise RewardError(
             f"{folder.name} is a model of the kind '{str(kind)[:60]}', which the installed transformers does not know "
             "or can't read. Choose another model, or update transformers."
@@ -164,7 +168,7 @@ def load_network(folder: Path, auto: Any) -> Any:
         )  # fmt: skip
     except RewardError:
         raise
-    except UNREADABLE as error:
+    except unreadable() as error:
         raise RewardError(
             f"{folder.name} can't be loaded as a model for this reward ({first_line(error)}). Choose "
             "another, or copy all of its files again."

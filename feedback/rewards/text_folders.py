@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import RewardError
-from .folders import PREPROCESSOR, UNREADABLE, checked_config, first_line, folder_id, load_network, read_json
+from .folders import PREPROCESSOR, checked_config, first_line, folder_id, load_network, read_json, unreadable
 from .networks import NetworkEncoder, preprocess_of
 from .text import SHARPNESS, ImageNetwork, TextNetwork
 
@@ -22,7 +23,10 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model")
 
 @dataclass(frozen=True)
 class JointModel:
-    """Both halves of a model; scale: its factor between cosines and logits."""
+    """Both halves of a model.
+
+    scale: its factor between cosines and logits; pads: whether texts are filled up to `longest` tokens (SigLIP).
+    """
 
     images: NetworkEncoder
     texts: TextNetwork
@@ -39,7 +43,8 @@ class JointModel:
         # one by one: a text must not depend on how long the others are
         for text in texts:
             padding: Any = "max_length" if self.pads else False
-            read = self.tokens(text, padding=padding, truncation=True, max_length=self.longest, return_tensors="pt")
+            said = _plain(text) if self.pads else text
+            read = self.tokens(said, padding=padding, truncation=True, max_length=self.longest, return_tensors="pt")
             rows.append(network(read["input_ids"].to(device), None))
         return torch.cat(rows)
 
@@ -80,13 +85,35 @@ def _tokenizer(folder: Path) -> Any:
     there = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
     if not there:
         raise RewardError(f"{folder.name} has no tokenizer.json: copy it, and tokenizer_config.json, from the source.")
-    if any(file.stat().st_size > LARGEST_TOKENIZER for file in folder.glob("*.json")):
-        raise RewardError(f"A JSON file in {folder.name} is larger than a tokenizer is: copy it again.")
-    read_json(folder / "tokenizer_config.json", needed=False)
+    if any(file.stat().st_size > LARGEST_TOKENIZER for file in [*folder.glob("*.json"), *there]):
+        raise RewardError(f"A file of the tokenizer in {folder.name} is larger than any is: copy it again.")
+    settings = read_json(folder / "tokenizer_config.json", needed=False)
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except UNREADABLE as error:
+        try:
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except ImportError:
+            return _from_json(folder, settings)
+    except Exception as error:  # noqa: BLE001  (tokenizers raises no class of its own)
+        if type(error) is not Exception and not isinstance(error, unreadable()):
+            raise
         raise RewardError(
             f"The tokenizer in {folder.name} can't be read ({first_line(error)}). Copy tokenizer.json and "
             "tokenizer_config.json from the model's source again."
         ) from error
+
+
+def _from_json(folder: Path, settings: dict[str, Any]) -> Any:
+    """From tokenizer.json alone: transformers reads SigLIP's with packages that ComfyUI does not bring."""
+    from transformers import PreTrainedTokenizerFast
+
+    special = {name: settings.get(name) for name in ("pad_token", "eos_token", "unk_token")}
+    # a token stands there as a text, or as an object that holds it
+    named = {name: value.get("content") if isinstance(value, dict) else value for name, value in special.items()}
+    known = {name: value for name, value in named.items() if isinstance(value, str)}
+    file = str(folder / "tokenizer.json")
+    return PreTrainedTokenizerFast(tokenizer_file=file, **({"pad_token": "</s>"} | known))
+
+
+def _plain(text: str) -> str:
+    """As SigLIP's texts were prepared for its training: small letters, no punctuation, single blanks."""
+    return " ".join(re.sub(r"[^\w\s]", "", text.lower()).split())
