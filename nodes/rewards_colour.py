@@ -63,6 +63,7 @@ class FeedbackColorReward(io.ComfyNode):
                 io.String.Input(
                     "palette",
                     default="#1f6f8b, #f2c14e",
+                    optional=True,
                     tooltip="For nearness to a palette: up to 16 colours as on web pages, separated by commas. Each "
                     "should have a place in the picture; the order does not matter.",
                 ),
