@@ -77,12 +77,12 @@ def _through_the_network(args: dict[str, Any], slope: Tensor, process: Process) 
     """`s^2/a * J^T slope`: one more pass with a graph, and the way back through it."""
     model = args["model"]
     _check_memory(model, args["input"])
-    with gradients(), _training():
+    with gradients(), training_kernels():
         x = args["input"].clone().float().requires_grad_()
         twin = twin_of(model)
         twin.current_patcher = model.current_patcher
         known: dict[int, Any] = {}
-        conds = [_normal_conds(cond, known, x.device) for cond in (args["cond"], args["uncond"])]
+        conds = [normal_conds(cond, known, x.device) for cond in (args["cond"], args["uncond"])]
         own = args | {"sigma": args["sigma"].clone(), "cond": conds[0], "uncond": conds[1]}
         denoised = evaluated(twin, conds, own, x)
         (carried,) = torch.autograd.grad(denoised, x, slope.to(denoised))
@@ -91,7 +91,8 @@ def _through_the_network(args: dict[str, Any], slope: Tensor, process: Process) 
 
 
 @contextmanager
-def _training() -> Iterator[None]:
+def training_kernels() -> Iterator[None]:
+    """ComfyUI in its training mode, whatever it was in before."""
     before = comfy.model_management.in_training
     try:
         comfy.model_management.in_training = True  # comfy-kitchen's kernels have no backward pass
@@ -100,7 +101,7 @@ def _training() -> Iterator[None]:
         comfy.model_management.in_training = before
 
 
-def _normal_conds(conds: Any, known: dict[int, Any], device: torch.device) -> Any:
+def normal_conds(conds: Any, known: dict[int, Any], device: torch.device) -> Any:
     """A side's conditions with tensors that may take part in a graph. A ControlNet's part in them is held fixed."""
     if conds is None:
         return None
