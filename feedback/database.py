@@ -85,6 +85,23 @@ class _Batch:
             self.ended.set()
 
 
+@contextmanager
+def _savepoint(connection: Connection) -> Iterator[None]:
+    """What is done within is done wholly or not at all; always of one name, so that a server need not read it anew."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    connection.exec_driver_sql("SAVEPOINT change")
+    try:
+        yield
+    except BaseException:
+        try:
+            connection.exec_driver_sql("ROLLBACK TO SAVEPOINT change")
+        except SQLAlchemyError:  # the database has ended the transaction; if not, half a change must not stay in it
+            connection.invalidate()
+        raise
+    connection.exec_driver_sql("RELEASE SAVEPOINT change")
+
+
 class Database:
     """Reads on any thread through `read`, writes one after the other through `write`.
 
@@ -147,7 +164,7 @@ class Database:
         with self._queued():
             batch = self._batch = self._batch or _Batch(self._writer, self._turns)
             try:
-                with batch.connection.begin_nested():
+                with _savepoint(batch.connection):
                     result = change(batch.connection)
             finally:
                 self._go_on(batch)
