@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import permutations
 from typing import Any
 
 import comfy.clip_model
@@ -20,14 +21,12 @@ SIGLIP = (
     "CLIP image encoder (ViT-L, H or bigG), or put the whole SigLIP model into models/rewards and choose it as model."
 )
 COLOURS = {
-    "red": (1.0, 0.0, 0.0),
-    "green": (0.0, 0.7, 0.0),
-    "blue": (0.0, 0.0, 1.0),
-    "yellow": (1.0, 1.0, 0.0),
-    "black": (0.0, 0.0, 0.0),
-    "white": (1.0, 1.0, 1.0),
+    "red": (0.84, 0.16, 0.16),
+    "green": (0.16, 0.63, 0.24),
+    "blue": (0.19, 0.33, 0.82),
+    "yellow": (0.93, 0.78, 0.16),
+    "purple": (0.55, 0.24, 0.71),
 }
-FEWEST_RIGHT = 4  # of 6; by chance 4 or more are right in 1 of 115 pairs of towers
 
 
 def joint_width(clip_vision: Any) -> int:
@@ -102,18 +101,27 @@ def _embedded(clip: Any, tower: comfy.sd1_clip.SDClipModel, key: str, text: str)
 
 
 def mismatch(encoder: ClipVisionEncoder, tower: TextTower) -> str:
-    """A warning when plain colours and their names are matched about as chance would; empty when all is well."""
-    names = list(COLOURS)
-    plain = torch.tensor(list(COLOURS.values())).view(-1, 3, 1, 1).expand(-1, 3, 64, 64)
+    """A warning unless coloured discs and their names fit best as they belong; empty when all is well.
+
+    Of the 120 ways to give five names to five discs, towers that know nothing of one another hit this one by chance.
+    """
     with torch.no_grad():
-        words = unit(tower([f"a plain {name} picture" for name in names]))
-        pictures = unit(encoder(plain)[:, : words.shape[1]].cpu())
-    # each text less what all have in common, for the mean picture is closer to some texts than to others
-    similar = (pictures - pictures.mean(0)) @ (words - words.mean(0)).T
-    right = int((similar.argmax(dim=1) == torch.arange(len(names))).sum())
-    if right >= FEWEST_RIGHT:
+        words = unit(tower([f"a {name} circle" for name in COLOURS]))
+        pictures = unit(encoder(_discs())[:, : words.shape[1]].cpu())
+    similar = pictures @ words.T
+    order = torch.arange(len(COLOURS))
+    fits = {places: float(similar[order, list(places)].sum()) for places in permutations(order.tolist())}
+    if max(fits, key=lambda places: fits[places]) == tuple(order.tolist()):
         return ""
     return (
-        f"These two encoders match only {right} of {len(names)} plain colours with their names, so they were hardly "
-        "trained together: take the CLIP and the CLIP_VISION of one model."
+        "These two encoders do not match coloured discs with their names, so they were hardly trained together: take "
+        "the CLIP and the CLIP_VISION of one model."
     )
+
+
+def _discs() -> Tensor:
+    """(5,3,64,64): a disc of each colour on grey."""
+    across = torch.linspace(-2, 2, 64)
+    inside = (across[:, None] ** 2 + across[None] ** 2 < 1).float()
+    colours = torch.tensor(list(COLOURS.values())).view(-1, 3, 1, 1)
+    return 0.5 + (colours - 0.5) * inside

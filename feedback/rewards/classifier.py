@@ -109,11 +109,21 @@ def _transformers_classifier(folder: Path) -> tuple[NetworkEncoder, bool]:
     size = size if isinstance(size, int) else None
     preprocess = preprocess_of(read_json(folder / PREPROCESSOR, needed=False), size, folder.name)
     exclusive = network.config.problem_type != "multi_label_classification"
-    return NetworkEncoder(folder_id(folder), network, preprocess, _transformers_logits), exclusive
+    return NetworkEncoder(folder_id(folder), LogitsNetwork(network), preprocess, _plain), exclusive
 
 
-def _transformers_logits(network: nn.Module, pixels: Tensor) -> Tensor:
-    return network(pixel_values=pixels).logits
+class LogitsNetwork(nn.Module):
+    """A classifier of transformers' classes: preprocessed pixels -> logits (B,K).
+
+    ComfyUI notes the device on the network that it manages, and transformers' own classes do not let it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.model(pixel_values=pixels).logits
 
 
 def _timm_classifier(folder: Path, count: int) -> NetworkEncoder:
