@@ -31,21 +31,22 @@ WIDE = {"saturation": (-0.01, 0.75), "detail": (-3.0, -0.45)}
 @dataclass(frozen=True)
 class Look:
     """One steered step of a batch. All (B,): reward at the estimate; room: how much one standard deviation of x0 given
-    x could change the reward, as a share of what counts as a change; judge: a second reward before and after it."""
+    x could change the reward, as a share of what counts as a change."""
 
     step: int
     reward: Tensor
     room: Tensor
-    judge: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass
 class Watch:
-    """Collects what is seen of one run; `plain`: statistics of unsteered pictures, each (N,)."""
+    """Collects what is seen of one run. plain: statistics of unsteered pictures, each (N,). judged: once the run is
+    over, a second reward of its pictures (B,) and of the plain ones (N,)."""
 
     plain: Mapping[str, Tensor] | None = None
     looks: list[Look] = field(default_factory=list)
     last: dict[str, Tensor] = field(default_factory=dict)
+    judged: tuple[Tensor, Tensor] | None = None
 
     def see(self, look: Look, images: Tensor) -> None:
         """images: (B,3,H,W) in 0..1, the decoded estimate."""
@@ -88,15 +89,17 @@ class Watch:
         return float(values.min()) - margin, float(values.max()) + margin
 
     def _betrayed(self) -> str:
-        changes = [after - before for before, after in (look.judge for look in self.looks if look.judge is not None)]
-        if not changes:
+        """Twice the standard error of the difference is more than chance brings about."""
+        if self.judged is None:
             return ""
-        total = torch.stack(changes).sum(0)
-        if (total < 0).float().mean() <= 0.5:
+        ours, plain = self.judged
+        error = (ours.var(correction=0) / len(ours) + plain.var(correction=0) / len(plain)).sqrt()
+        fall = float(plain.mean() - ours.mean())
+        if fall <= 2 * float(error):
             return ""
         return (
-            f"Steering lowered the second reward in {(total < 0).float().mean():.0%} of the pictures, by "
-            f"{-float(total.mean()):.2g} on average: what the first gains may be no improvement."
+            f"The second reward is {fall:.2g} lower than that of the plain pictures: what the first gains may be no "
+            "improvement. Lower the strength, or end earlier."
         )
 
 

@@ -17,7 +17,7 @@ from .decoder import SIZES, decoder_of
 from .denoiser import WrongConnectionError, process_of
 from .jacobian import METHODS, check_method
 from .pull import EXACT, OPTIMISE, Manner, Pull, RewardGuidance
-from .sight import Sight, plain_statistics
+from .sight import Sight, plain_pictures
 
 KEY = "feedback_loop_guidance"
 
@@ -195,8 +195,8 @@ class FeedbackRewardGuidance(io.ComfyNode):
                 REWARD.Input(
                     "judge",
                     optional=True,
-                    tooltip="A second reward, which steers nothing. The node says so when it falls while the first "
-                    "is pushed up: then the first is being outwitted. Costs two more decodings a step.",
+                    tooltip="A second reward, which steers nothing. Where `plain` is connected too, the node says so "
+                    "when this falls below that of the plain pictures: then the first is being outwitted.",
                 ),
                 io.Image.Input(
                     "plain",
@@ -236,7 +236,7 @@ class FeedbackRewardGuidance(io.ComfyNode):
             return io.NodeOutput(model)
         manner = Manner(mode, inverse_temperature, gradient, orthogonal)
         node = str(cls.hidden.unique_id or "") if cls.hidden else ""
-        sight = Sight(node, plain_statistics(plain), None if judge is None else check_judge(judge))
+        sight = Sight(node, plain_pictures(plain), None if judge is None else check_judge(judge))
         pull = Pull(reward, decode, strength, start_percent, end_percent, mask, manner, sight)
         return io.NodeOutput(add_guidance(model, pull))
 

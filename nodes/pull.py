@@ -69,13 +69,14 @@ class Pull:
         self.sight.scored(images, scores)
         return scores.to(latents.device)
 
-    def judged(self, latents: Tensor, at_once: int) -> Tensor | None:
-        """What the second reward says, (B,) on the CPU."""
-        if self.judge is None:
-            return None
-        with torch.no_grad():
-            parts = [_scored(self.judge(), self.decoder(part)) for part in latents.split(at_once)]
-        return torch.cat(parts).cpu()
+    def judged(self, images: Tensor) -> Tensor:
+        """What the second reward says of pictures (B,3,H,W), (B,)."""
+        assert self.judge is not None
+        with gradients(), torch.no_grad():
+            parts = [
+                _scored(self.judge(), part) for part in images.clone().to(self.decoder.patcher.load_device).split(8)
+            ]
+        return torch.cat(parts)
 
     def guide(self, denoised: Tensor, percent: float, transport: Transport | None, at_once: int) -> Guide:
         mask = None if self.mask is None else latent_mask(self.mask, denoised)
@@ -146,7 +147,7 @@ class RewardGuidance:
         check_pictures(denoised.shape)
         with gradients():
             steered = self._guided(args, denoised.clone(), sigma.clone().expand(len(denoised)), pulls, process)
-        for hook in args["model_options"].get("sampler_post_cfg_function", ()):
+        for hook in args.get("model_options", {}).get("sampler_post_cfg_function", ()):
             factor = hook.guidance_factor(denoised) if hasattr(hook, "guidance_factor") else None
             if factor is not None:
                 steered = torch.where(factor == 1, steered, (denoised + factor * (steered - denoised)).to(steered))
@@ -157,7 +158,6 @@ class RewardGuidance:
     ) -> Tensor:
         """In as many parts as memory asks for: no picture's step depends on another's."""
         at_once = pictures_at_once(denoised, pulls)
-        before = [pull.judged(denoised, at_once) for pull in pulls]
         percent = percent_of(args["model"].model_sampling, float(sigma.max()))
         guides = [
             pull.guide(denoised, percent, transport_of(pull.manner.method, args, process), at_once) for pull in pulls
@@ -169,9 +169,8 @@ class RewardGuidance:
                 steered = exact_step(steered, sigma, pull, guide, process)
         shared = [guide for pull, guide in zip(pulls, guides, strict=True) if pull.manner.mode == OPTIMISE]
         steered = guided(steered, sigma, shared, process, self.region.tau)
-        for pull, was in zip(pulls, before, strict=True):
-            now = pull.judged(steered, at_once)
-            pull.sight.end_step(len(steered), None if was is None or now is None else (was, now))
+        for pull in pulls:
+            pull.sight.end_step(len(steered))
         return steered
 
     def memory_for(self, shape: Sequence[int]) -> float:
@@ -180,7 +179,7 @@ class RewardGuidance:
     def release(self, _patcher: ModelPatcher | None = None) -> None:
         """After a run, so that ComfyUI can free the memory of what it unloads."""
         for pull in self.pulls:
-            pull.sight.end()
+            pull.sight.end(None if pull.judge is None else pull.judged)
             pull.release()
 
     def begin(self) -> None:

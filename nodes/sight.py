@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,20 +23,21 @@ SIDE = 128  # pixels of the preview, at most
 
 @dataclass(eq=False)
 class Sight:
-    """Belongs to one guidance node. node: its execution id. plain: statistics of unsteered pictures. judge: a second
-    reward, which steers nothing."""
+    """Belongs to one guidance node. node: its execution id. plain: unsteered pictures (N,3,H,W) in 0..1. judge: a
+    second reward, which steers nothing and at the end judges both."""
 
     node: str = ""
-    plain: dict[str, Tensor] | None = None
+    plain: Tensor | None = None
     judge: Reward | None = None
     watch: Watch = field(default_factory=Watch)
     _scores: list[Tensor] = field(default_factory=list)
     _images: list[Tensor] = field(default_factory=list)
     _room: Tensor | None = None
+    _shown: Tensor | None = None  # the pictures of the last step
 
     def begin(self) -> None:
         """A run starts: what was seen of the one before is forgotten."""
-        self.watch = Watch(self.plain)
+        self.watch = Watch(None if self.plain is None else statistics(self.plain))
         self.begin_step()
 
     def begin_step(self) -> None:
@@ -49,17 +51,21 @@ class Sight:
     def roomy(self, room: Tensor) -> None:
         self._room = room.detach().cpu()
 
-    def end_step(self, count: int, judge: tuple[Tensor, Tensor] | None) -> None:
+    def end_step(self, count: int) -> None:
         """count: pictures of the batch. Tells the pages."""
         reward, images = torch.cat(self._scores)[:count], torch.cat(self._images)[:count]
         room = torch.full((count,), torch.inf) if self._room is None else self._room
-        self.watch.see(Look(len(self.watch.looks) + 1, reward, room, judge), images)
+        self.watch.see(Look(len(self.watch.looks) + 1, reward, room), images)
+        self._shown = images
         self.begin_step()
         self._tell(preview=picture(images[0]))
 
-    def end(self) -> None:
-        """The run is over, or was stopped."""
+    def end(self, judged: Callable[[Tensor], Tensor] | None) -> None:
+        """The run is over, or was stopped. judged: the second reward, (B,3,H,W) -> (B,)."""
         if self.watch.looks:
+            if judged is not None and self.plain is not None and self._shown is not None:
+                self.watch.judged = judged(self._shown).cpu(), judged(self.plain).cpu()
+            self._shown = None
             for problem in self.watch.problems():
                 logging.warning("Reward guidance: %s", problem)
             self._tell(done=True)
@@ -86,6 +92,6 @@ def picture(image: Tensor) -> str:
     return base64.b64encode(out.getvalue()).decode("ascii")
 
 
-def plain_statistics(images: Tensor | None) -> dict[str, Tensor] | None:
-    """Of an IMAGE (B, H, W, C) in 0..1, or None."""
-    return None if images is None else statistics(images.clone()[..., :3].movedim(-1, 1))
+def plain_pictures(images: Tensor | None) -> Tensor | None:
+    """An IMAGE (N, H, W, C) as (N, 3, H, W), or None."""
+    return None if images is None else images.clone()[..., :3].movedim(-1, 1).float()

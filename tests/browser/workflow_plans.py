@@ -80,9 +80,9 @@ def taste() -> Node:
     return Node("taste", "FeedbackTrainReward", links, size=(400, 360))
 
 
-def guided(reward: str, strength: float = 1.0) -> Node:
-    links = {"model": "@model.MODEL", "reward": reward, "vae": "@model.VAE"}
-    return Node("guided", "FeedbackRewardGuidance", {**links, "strength": strength})
+def guided(reward: str, strength: float = 1.0, **more: str) -> Node:
+    links = {"model": "@model.MODEL", "reward": reward, "vae": "@model.VAE", "plain": "@plain_pictures.IMAGE", **more}
+    return Node("guided", "FeedbackRewardGuidance", {**links, "strength": strength}, size=(400, 640))
 
 
 COLLECT_NOTE = """# Collect ratings
@@ -182,7 +182,8 @@ Models learn watermarks from the pictures they were trained on: about a third of
 
 **Watermark penalty** is a small detector, trained on drawn marks, used as a reward: the surer it sees a mark, the \
 lower. **Reward guidance** steers every step away from it. Both samplers have the same seed, so the two rows differ by \
-the penalty alone.
+the penalty alone. A second detector, the *auditor*, was trained apart and steers nothing: when it disagrees, the node \
+says so.
 
 Rewards add up: *Combine rewards* takes this one and your taste together."""
 
@@ -196,8 +197,11 @@ WATERMARK = [
     Group(
         "2 · A penalty on watermarks",
         [
-            [Node("penalty", "FeedbackWatermarkPenalty")],
-            [guided("@penalty.reward")],
+            [
+                Node("penalty", "FeedbackWatermarkPenalty"),
+                Node("auditor", "FeedbackWatermarkPenalty", {"detector": "auditor"}, "A second detector, to audit"),
+            ],
+            [guided("@penalty.reward", judge="@auditor.reward")],
         ],
         1,
         LEARN,
@@ -277,9 +281,126 @@ LORA = [
     Group("3 · Did it help?", [[Node("compare", "FeedbackEvaluate", EVALUATION, size=(600, 1150))]], 3, COMPARE),
 ]
 
+SEARCH_NOTE = """# Search without gradients
+
+Some rewards cannot pull: a count, a label, a person. These nodes only ask them which candidate is better, so **any** \
+reward will do.
+
+**Best of N** starts eight pictures and drops the weak ones on the way: five at a quarter of the steps, two more at \
+half. That costs 3.25 runs instead of 8. Its *best noise* makes the same picture again, or starts the next search.
+
+**Steer by candidates** keeps several of each picture in one run and lets the promising ones go on.
+
+**Rule while sampling** does something when a picture is not good enough on the way: here it goes four steps back."""
+
+
+def search_inputs() -> list[list[Node]]:
+    noise = Node("noise", "RandomNoise", {"noise_seed": 5, "control_after_generate": "fixed"})
+    links = {"positive": "@positive.CONDITIONING", "negative": "@negative.CONDITIONING"}
+    guider = Node("guider", "CFGGuider", {"model": "@model.MODEL", **links, "cfg": 2.0})
+    sigmas = {"model": "@model.MODEL", "scheduler": "sgm_uniform", "steps": 20, "denoise": 1.0}
+    ancestral = Node("ancestral", "KSamplerSelect", {"sampler_name": "euler_ancestral"}, "A sampler that adds noise")
+    euler = Node("euler", "KSamplerSelect", {"sampler_name": "euler"})
+    return [[noise, guider], [euler, ancestral], [Node("sigmas", "BasicScheduler", sigmas)]]
+
+
+def custom(key: str, guider: str, sampler: str, title: str) -> Node:
+    links = {"noise": "@noise.NOISE", "guider": guider, "sampler": sampler, "sigmas": "@sigmas.SIGMAS"}
+    return Node(key, "SamplerCustomAdvanced", {**links, "latent_image": "@latent.LATENT"}, title)
+
+
+BEST: dict[str, Any] = {
+    "noise": "@noise.NOISE",
+    "guider": "@guider.GUIDER",
+    "sampler": "@euler.SAMPLER",
+    "sigmas": "@sigmas.SIGMAS",
+    "latent_image": "@latent.LATENT",
+    "reward": "@colour.reward",
+    "vae": "@model.VAE",
+}
+STEERED = {"sampler": "@ancestral.SAMPLER", "reward": "@colour.reward", "vae": "@model.VAE"}
+RULE: dict[str, Any] = {
+    "model": "@model.MODEL",
+    "reward": "@penalty.reward",
+    "vae": "@model.VAE",
+    "compare": "below",
+    "threshold": -2.0,
+    "action": "step back",
+    "amount": 4.0,
+    "start_percent": 0.4,
+    "end_percent": 0.9,
+}
+
+SEARCH = [
+    Group(
+        "1 · What to draw",
+        [[note("about", SEARCH_NOTE, (400, 360))], [demo_model()], *prompts(), [latents(4)]],
+        0,
+        DRAW,
+    ),
+    Group("2 · Noise, steps, samplers", search_inputs(), 1, DRAW),
+    Group(
+        "3 · What is good",
+        [
+            [Node("colour", "FeedbackColorReward", {"property": "brightness"})],
+            [Node("penalty", "FeedbackWatermarkPenalty")],
+        ],
+        1,
+        LEARN,
+    ),
+    Group(
+        "4 · The best of eight starts",
+        [
+            [
+                Node("best", "FeedbackBestOfN", BEST, size=(400, 560)),
+                preview("best_view", "@best.image", "Best of eight"),
+            ]
+        ],
+        2,
+        COMPARE,
+    ),
+    Group(
+        "5 · Steered by candidates",
+        [
+            [
+                Node("steered", "FeedbackRewardSteering", STEERED, size=(400, 420)),
+                custom("steered_run", "@guider.GUIDER", "@steered.SAMPLER", "Draw with candidates"),
+            ],
+            [
+                decode("steered_pictures", "@steered_run.output"),
+                preview("steered_view", "@steered_pictures.IMAGE", "Steered"),
+            ],
+        ],
+        3,
+        COMPARE,
+    ),
+    Group(
+        "6 · A rule on the way",
+        [
+            [
+                Node("rule", "FeedbackRule", RULE, "No watermark, or four steps back", (400, 360)),
+                sampler("ruled", "@rule.MODEL", 5, "Draw by the rule"),
+            ],
+            [
+                decode("ruled_pictures", "@ruled.LATENT"),
+                Node(
+                    "ruled_view",
+                    "FeedbackCapture",
+                    {"images": "@ruled_pictures.IMAGE", "latent": "@ruled.LATENT", "collection": "search"},
+                    "What the rule did is a tag",
+                    (420, 560),
+                ),
+            ],
+        ],
+        4,
+        COMPARE,
+    ),
+]
+
 PLANS: dict[str, list[Group]] = {
     "01_collect_ratings": COLLECT,
     "02_learn_a_taste_and_guide": GUIDE,
     "03_watermark_penalty": WATERMARK,
     "04_train_a_lora": LORA,
+    "07_search_without_gradients": SEARCH,
 }

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from feedback_loop.feedback.rewards.base import Reward
+from feedback_loop.feedback.rewards.combine import CombinedReward
 from feedback_loop.feedback.rewards.taste import TasteReward
 from feedback_loop.feedback.rewards.watermark import Detector, WatermarkPenalty
 from feedback_loop.guidance.gradient import LATENT, GuidanceError
@@ -349,3 +350,36 @@ def test_wrong_connections_are_refused_even_when_guidance_is_off():
 def test_every_input_explains_itself():
     schema = FeedbackRewardGuidance.GET_SCHEMA()
     assert all(entry.tooltip for entry in [*schema.inputs, *schema.outputs])
+
+
+def test_what_a_run_does_is_seen_step_by_step_and_judged_at_its_end(monkeypatch, inference_mode):
+    """A second reward that is the first one's negative falls as the first is pushed up: the pages are told."""
+    told = []
+    monkeypatch.setattr("feedback_loop.nodes.sight.tell_pages", lambda event, data: told.append(data))
+    model, vae = tiny_models.sd15(), tiny_models.vae()
+    plain = vae.decode(sample(model, batch=4, steps=6).clone())
+    guided = guide(model, vae=vae, strength=3.0, judge=Brightness(-1.0), plain=plain)
+    hooks(guided)[0].pulls[0].sight.node = "7"
+    sample(guided, batch=4, steps=6)
+    steps = [one for one in told if not one["done"]]
+    assert len(steps) == len(steps[-1]["curve"]) > 2 and all(one["preview"] for one in steps)
+    first, last = steps[-1]["curve"][0], steps[-1]["curve"][-1]
+    assert last[2] > first[2] and first[1] <= first[2] <= first[3]
+    assert told[-1]["done"] and "The second reward is" in " ".join(told[-1]["problems"])
+
+
+def test_a_reward_of_parts_with_spans_steers_in_their_span_alone(inference_mode):
+    """The part that counts until the middle of the run leaves the second half of the steps as they are."""
+    whole, half = CombinedReward([Brightness()], [1.0]), CombinedReward([Brightness()], [1.0], spans=[(0.0, 0.5)])
+    model, vae = tiny_models.sd15(), tiny_models.vae()
+    looks = []
+    for reward in (whole, half):
+        guided = guide(model, reward, vae)
+        sight = hooks(guided)[0].pulls[0].sight
+        monitored, end = [], sight.end
+        object.__setattr__(
+            sight, "end", lambda judged, w=sight, m=monitored, e=end: (m.append(len(w.watch.looks)), e(judged))
+        )
+        sample(guided, steps=8)
+        looks += monitored
+    assert 0 < looks[1] < looks[0]
