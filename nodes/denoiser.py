@@ -182,13 +182,30 @@ def normal_reward(reward: Reward) -> Shared[Reward]:
     return Shared(reward, own, comfy.model_management.vae_device(), instead=encoders)
 
 
+class _Patcher:
+    """A network's ModelPatcher, kept with the network. Copies of the network share it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        device = comfy.model_management.vae_device()
+        offload = comfy.model_management.vae_offload_device()
+        self.patcher = comfy.model_patcher.ModelPatcher(network, device, offload)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Patcher:
+        return self
+
+
+def patcher_of(network: nn.Module) -> comfy.model_patcher.ModelPatcher:
+    """The one ModelPatcher of a network of ours: ComfyUI takes a second one for a leak once the first is gone."""
+    if "_feedback_loop_patcher" not in vars(network):
+        vars(network)["_feedback_loop_patcher"] = _Patcher(network)
+    return vars(network)["_feedback_loop_patcher"].patcher
+
+
 def patchers_of(reward: Reward) -> list[comfy.model_patcher.ModelPatcher]:
     """One ModelPatcher for each network of the reward, so that ComfyUI's memory management sees them.
 
     An encoder may bring its own through a method `patchers`, as those made from a CLIP_VISION do.
     """
     brought = [patcher for encoder in reward.encoders for patcher in getattr(encoder, "patchers", list)()]
-    device = comfy.model_management.vae_device()
-    offload = comfy.model_management.vae_offload_device()
     new = [network for network in reward.networks() if not any(network is known.model for known in brought)]
-    return brought + [comfy.model_patcher.ModelPatcher(network, device, offload) for network in new]
+    return brought + [patcher_of(network) for network in new]

@@ -129,6 +129,15 @@ def test_each_network_of_a_reward_gets_one_place_in_comfyuis_memory_management()
     assert [patcher.model for patcher in patchers_of(reward)] == [reward.detector]
 
 
+def test_a_network_keeps_its_one_place_however_often_it_is_asked_for_and_copied():
+    """A second ModelPatcher that goes away before the network does is a memory leak to ComfyUI, and is warned of."""
+    reward = WatermarkPenalty()
+    (first,), (again,) = patchers_of(reward), patchers_of(CombinedReward([reward], [1.0]))
+    assert first is again and first.model is reward.detector
+    normal_reward(reward)()
+    assert patchers_of(reward) == [first]
+
+
 def test_an_encoder_brings_its_own_place_in_memory_and_is_not_moved_by_the_reward():
     """A CLIP_VISION has a ModelPatcher already; a second one for the same weights would count them twice."""
     network = nn.Linear(3, 3)
