@@ -12,6 +12,7 @@ event loop held up for less than 50 ms at p99.9, and at most 20 ms longer than t
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 import tempfile
@@ -55,6 +56,22 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
+def machine(folder: Path) -> str:
+    """How busy the machine is with other work, which makes everything here slower."""
+    began, computed = time.perf_counter(), time.process_time()
+    while time.process_time() - computed < 0.5:
+        pass
+    slower = (time.perf_counter() - began) / 0.5
+    with (folder / "sync").open("wb", buffering=0) as file:
+        synced = [timed(lambda: (file.write(bytes(8192)), os.fsync(file.fileno()))) for _ in range(200)]
+    (folder / "sync").unlink()
+    load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors"
+    return (
+        f"  machine: {load}, computing takes {slower:.1f} times as long as alone, "
+        f"fsync p50 {1000 * share(synced, 0.5):.1f} ms, p99 {1000 * share(synced, 0.99):.1f} ms"
+    )
+
+
 def writes(store: FeedbackStore, images: list[str], writers: int, count: int) -> None:
     """Each writer rates one picture after the other, and waits for each acknowledgement."""
 
@@ -85,6 +102,8 @@ def queries(store: FeedbackStore, repeats: int) -> None:
         "list, one rater's best": lambda: store.search(ImageFilter(rater="rater 3"), "best"),
         "list, two words": lambda: store.search(ImageFilter(text="moon sea")),
         "list, a rare word": lambda: store.search(ImageFilter(text="n17")),
+        "list, two words, best": lambda: store.search(ImageFilter(text="moon sea"), "best"),
+        "list, a first letter": lambda: store.search(ImageFilter(text="n")),
         "list, surest watermarks": lambda: store.search(ImageFilter(min_watermark=0.9), "watermark"),
         "pair, to learn": lambda: store.next_pair("learn", None, "overall", "rater 3"),
         "pair, to train, of a collection": lambda: store.next_pair("train", "c5", "overall", "rater 3"),
@@ -143,7 +162,9 @@ def measure(kind: str, folder: Path, images: int, judgements: int, count: int) -
         with reader.connect() as connection:
             some = picture_ids(connection, 5000)
         reader.dispose()
+        say(machine(folder))
         queries(store, 20)
+        say(machine(folder))
         writes(store, some, 1, count)
         writes(store, some, 32, max(1, count // 8))
         store.close()
@@ -163,6 +184,8 @@ def main() -> None:
     if asked.stalls:
         import stalls
 
+        with tempfile.TemporaryDirectory() as folder:
+            say(machine(Path(folder)))
         stalls.measure(asked.comfyui, asked.seconds, say)
         return
     for kind in asked.databases:
