@@ -10,7 +10,7 @@ from .compat import ComfyExtension, io, register_folders
 MODULES = (
     "capture", "gate", "dataset", "formats", "rewards", "rewards_watermark", "rewards_classifier", "rewards_text",
     "rewards_colour", "rewards_combine", "guidance", "rules", "steering", "search",
-    "text", "refine", "training", "evaluate", "demo",
+    "text", "refine", "reference", "training", "evaluate", "demo",
 )  # fmt: skip
 
 

@@ -105,6 +105,17 @@ VALID: dict[str, tuple[str, dict[str, Any]]] = {
             "feather": 0.0,
         },
     ),
+    "FeedbackReferenceGuidance": (
+        "reference",
+        {
+            "model": tiny_models.sd15,
+            "vae": tiny_models.vae,
+            "strength": 0.8,
+            "start_percent": 0.0,
+            "end_percent": 0.6,
+            "liked": lambda: torch.zeros(1, 64, 64, 3),
+        },
+    ),
     "FeedbackRefineRegion": (
         "refine",
         {
@@ -252,6 +263,12 @@ CASES = [
         {"start_percent": 0.8, "end_percent": 0.2},
     ),
     Case("FeedbackRegionMask", "mask for pictures", "connect the IMAGE output", {"images": lambda: torch.zeros(8, 8)}),
+    Case("FeedbackReferenceGuidance", "nothing to see", "nothing to look at.*Connect", {"liked": None}),
+    Case("FeedbackReferenceGuidance", "checkpoint without VAE", "no VAE.*Load VAE", {"vae": None}),
+    Case("FeedbackReferenceGuidance", "picture for feedback", "no feedback.*Connect", {"feedback": NoGradient}),
+    Case("FeedbackReferenceGuidance", "nothing rated", "Give some pictures stars", {"feedback": lambda: NOTHING_RATED}),
+    Case("FeedbackReferenceGuidance", "mask for pictures", "at least one picture", {"liked": lambda: torch.zeros(8, 8)}),
+    Case("FeedbackReferenceGuidance", "end before start", "below end_percent", {"start_percent": 0.7}),
     Case("FeedbackRefineRegion", "nothing marked", "Mark a place", {"mask": lambda: torch.zeros(1, 64, 64)}),
     Case("FeedbackRefineRegion", "mask of another", "connect the mask that", {"mask": lambda: torch.ones(1, 8, 8)}),
     Case("FeedbackRefineRegion", "VAE of another model", "Connect the VAE", {"vae": lambda: tiny_models.vae(1, 16)}),

@@ -18,6 +18,7 @@ NODE_IDS = {
     "FeedbackImport",
     "FeedbackLoadReward",
     "FeedbackMaskReward",
+    "FeedbackReferenceGuidance",
     "FeedbackRefineRegion",
     "FeedbackRegionMask",
     "FeedbackRewardGuidance",
