@@ -17,6 +17,7 @@ from .watermark import Pool, Recipe, draw_marks, measures, train
 
 FEWEST = 8
 SIZES = (64, 128)
+TESTED = 96  # pixels of the crops that are tested on: a size that was not trained on, looked at in one view
 SUSPECT = 0.0  # log-odds above which a picture is thought to be marked already
 
 
@@ -127,7 +128,7 @@ def compared(
 ) -> tuple[tuple[str, bool, float, float, float, float], ...]:
     """Both detectors on crops of the held-out pictures, family by family."""
     rng = np.random.default_rng(recipe.seed + 1)
-    clean = np.stack([crop(kept[i % len(kept)], 128, rng) for i in range(recipe.tested)])
+    clean = np.stack([crop(kept[i % len(kept)], TESTED, rng) for i in range(recipe.tested)])
     negative, rows = [_scores(d, clean) for d in (before, after)], []
     families = overlays.HELD_OUT | overlays.TRAINED
     for number, (name, family) in enumerate(families.items(), 1):
@@ -140,13 +141,13 @@ def compared(
 
 
 def suspected(detector: Detector, picture: np.ndarray) -> bool:
-    return bool(_scores(detector, np.ascontiguousarray(picture[None, ..., :3]))[0] > SUSPECT)
+    return bool(_scores(detector, picture[None, ..., :3])[0] > SUSPECT)
 
 
 def _scores(detector: Detector, pictures: np.ndarray) -> np.ndarray:
     """(N,H,W,3) uint8 -> log-odds (N,)."""
     with torch.no_grad():
-        blocks = torch.from_numpy(pictures).permute(0, 3, 1, 2).split(20)
+        blocks = torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).split(20)
         return torch.cat([log_odds(detector, block.float() / 255) for block in blocks]).numpy()
 
 

@@ -147,9 +147,7 @@ class WatermarkPenalty(Reward):
 
     def __init__(self, margin: float = 3.0, detector: Network | None = None, made: str = "shipped") -> None:
         """made: where the detector's weights are from: "shipped" and "auditor" come with the pack, "own" do not."""
-        self.name = {"auditor": "no watermark (auditor)", "own": "no watermark (own detector)"}.get(
-            made, "no watermark"
-        )
+        self.name = "no watermark" + ("" if made == "shipped" else f" ({made})")
         self.margin, self.made = margin, made
         self.detector: Network = detector or (load_auditor() if made == "auditor" else load_detector())
 
