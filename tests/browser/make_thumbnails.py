@@ -133,7 +133,16 @@ def lora(shown: Shown) -> Image.Image:
     return compared.crop((0, 0, width, compared.height)).resize((SIDE, SIDE * compared.height // width))
 
 
-DRAWN = {"01": collect, "02": guide, "03": watermark, "04": lora}
+def search(shown: Shown) -> Image.Image:
+    best, steered = (shown.files("PreviewImage", title) for title in ("Best of eight", "Steered"))
+    return stacked(
+        ("the brightest of eight starts", grid(best, 4)),
+        ("steered by candidates", grid(steered, 4)),
+        ("a rule on the way", grid(shown.captured(), 4)),
+    )
+
+
+DRAWN = {"01": collect, "02": guide, "03": watermark, "04": lora, "07": search}
 
 
 def main() -> None:

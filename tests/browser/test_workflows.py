@@ -138,3 +138,21 @@ def test_a_lora_is_trained_saved_and_compared(shared_comfy_page, rated) -> None:
     loras = shared_comfy_page.server.base_directory / "models" / "loras"
     assert list(loras.glob("my taste_*.safetensors"))
     assert outputs[comparison]["images"], "no grid of the comparison"
+
+
+def test_a_search_without_gradients_finds_brighter_pictures_and_a_rule_leaves_its_tags(shared_comfy_page) -> None:
+    """The reward is brightness, and what Best of N tells of its own pictures is what is measured on them."""
+    server, prompt = shared_comfy_page.server, api_prompt(shared_comfy_page, workflow("07"))
+    prompt[node_of(prompt, "FeedbackRule")]["inputs"]["threshold"] = 0.0  # a penalty is always below, so it always fires
+    outputs = server.run(prompt)
+    light = {}
+    for title in ("Best of eight", "Steered"):
+        files = outputs[node_of(prompt, "PreviewImage", title)]["images"]
+        pictures = [Image.open(server.base_directory / "temp" / file["filename"]).convert("L") for file in files]
+        light[title] = float(np.mean([np.asarray(picture) for picture in pictures]))
+    ids = outputs[node_of(prompt, "FeedbackCapture")]["feedback_images"]
+    assert light["Best of eight"] > np.mean([brightness(server, image_id) for image_id in ids])
+    assert len(ids) == 4 and light["Steered"] > 0
+    for image_id in ids:
+        (tag,) = server.get(f"{API}/images/{image_id}/marks")["tags"]
+        assert tag["rater"] == "rules" and tag["tag"].startswith("stepped back at ")

@@ -342,7 +342,7 @@ SEARCH = [
     Group(
         "3 · What is good",
         [
-            [Node("colour", "FeedbackColorReward", {"property": "brightness"})],
+            [Node("colour", "FeedbackColorReward", {"property": "brightness"}, size=(330, 170))],
             [Node("penalty", "FeedbackWatermarkPenalty")],
         ],
         1,

@@ -60,6 +60,17 @@ VALID: dict[str, tuple[str, dict[str, Any]]] = {
         "guidance",
         {"model": tiny_models.sd15, "reward": brightness, "vae": tiny_models.vae, "strength": 1.0},
     ),
+    "FeedbackRule": (
+        "rules",
+        {
+            "model": tiny_models.sd15,
+            "reward": brightness,
+            "vae": tiny_models.vae,
+            "compare": "below",
+            "threshold": 0.0,
+            "action": "stop",
+        },
+    ),
     "FeedbackTextConditioning": (
         "text",
         {
@@ -225,6 +236,10 @@ class Case:
 
 
 CASES = [
+    Case("FeedbackRule", "VAE of another model", "16 channels.*VAE", {"vae": lambda: tiny_models.vae(1, 16)}),
+    Case("FeedbackRule", "picture for a reward", "no reward.*Connect", {"reward": lambda: torch.zeros(1)}),
+    Case("FeedbackRule", "nothing to switch to", "Connect a CLIP Text", {"action": "switch conditioning"}),
+    Case("FeedbackRewardGuidance", "picture for a judge", "`judge` is no reward", {"judge": lambda: torch.zeros(1)}),
     Case("FeedbackRewardGuidance", "VAE of another model", "16 channels.*VAE", {"vae": lambda: tiny_models.vae(1, 16)}),
     Case("FeedbackRewardGuidance", "checkpoint without VAE", "no VAE.*Load VAE", {"vae": None}),
     Case("FeedbackRewardGuidance", "picture for a reward", "no reward.*Connect", {"reward": lambda: torch.zeros(1)}),
@@ -267,7 +282,9 @@ CASES = [
     Case("FeedbackReferenceGuidance", "checkpoint without VAE", "no VAE.*Load VAE", {"vae": None}),
     Case("FeedbackReferenceGuidance", "picture for feedback", "no feedback.*Connect", {"feedback": NoGradient}),
     Case("FeedbackReferenceGuidance", "nothing rated", "Give some pictures stars", {"feedback": lambda: NOTHING_RATED}),
-    Case("FeedbackReferenceGuidance", "mask for pictures", "at least one picture", {"liked": lambda: torch.zeros(8, 8)}),
+    Case(
+        "FeedbackReferenceGuidance", "mask for pictures", "at least one picture", {"liked": lambda: torch.zeros(8, 8)}
+    ),
     Case("FeedbackReferenceGuidance", "end before start", "below end_percent", {"start_percent": 0.7}),
     Case("FeedbackRefineRegion", "nothing marked", "Mark a place", {"mask": lambda: torch.zeros(1, 64, 64)}),
     Case("FeedbackRefineRegion", "mask of another", "connect the mask that", {"mask": lambda: torch.ones(1, 8, 8)}),
