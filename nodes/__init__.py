@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from importlib import import_module
 
+from ..training import stopping
 from .compat import ComfyExtension, io, register_folders
 
 MODULES = (
     "capture", "gate", "dataset", "formats", "rewards", "rewards_watermark", "rewards_classifier", "rewards_text",
     "rewards_colour", "rewards_combine", "guidance", "rules", "steering", "search",
-    "text", "refine", "reference", "training", "evaluate", "demo",
+    "text", "refine", "reference", "training", "reinforce", "evaluate", "demo",
 )  # fmt: skip
 
 
@@ -27,6 +28,7 @@ class FeedbackLoopExtension(ComfyExtension):
             register_folders()
             import_module(".reward_folders", __name__).register()
             import_module(".routes", __name__).register()
+            stopping.install()
             self.nodes = all_nodes()
         except Exception:
             # Of whatever kind it is, ComfyUI logs one line; whoever has to repair it needs all of it. Nothing is

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import comfy.model_management
 import comfy.sample
@@ -72,13 +72,24 @@ def progress_of(guider: CFGGuider) -> Callable[[int, int, Tensor], None]:
     return show
 
 
-def searched(
-    guider: CFGGuider, sampler: KSAMPLER, sigmas: Tensor, latent: dict[str, Any], seed: int, search: Search
-) -> tuple[dict[str, Any], Found]:
-    """The best LATENT of a search, and what was found."""
-    wrapped = KSAMPLER(search, sampler.extra_options, sampler.inpaint_options)
+class Starting(Protocol):
+    """A sampler's function around a sampler's function."""
+
+    @property
+    def noise(self) -> Tensor:
+        """What it begins with, as NOISE gives it."""
+        ...
+
+    def __call__(self, model: Any, x: Tensor, sigmas: Tensor) -> Tensor: ...
+
+
+def run_of(
+    guider: CFGGuider, sampler: KSAMPLER, sigmas: Tensor, latent: dict[str, Any], seed: int, function: Starting
+) -> dict[str, Any]:
+    """The LATENT that a sampler with this function in place of its own gives."""
+    wrapped = KSAMPLER(function, sampler.extra_options, sampler.inpaint_options)
     samples = guider.sample(
-        search.noise,
+        function.noise,
         latent["samples"],
         wrapped,
         sigmas,
@@ -87,7 +98,7 @@ def searched(
         seed=seed,
     )
     samples = samples.to(comfy.model_management.intermediate_device())
-    return latent | {"samples": samples}, search.found[-1]
+    return latent | {"samples": samples}
 
 
 def report(found: Found, reward: Reward) -> str:
@@ -249,16 +260,15 @@ class FeedbackBestOfN(io.ComfyNode):
             bool(sampler.inpaint_options.get("random")),
             progress_of(guider),
         )
-        return found_output(cls, searched(guider, sampler, sigmas, latent, noise.seed, search), reward, vae, noise.seed)
+        latent = run_of(guider, sampler, sigmas, latent, noise.seed, search)
+        return found_output(cls, latent, search, noise.seed)
 
 
-def found_output(
-    node: type[io.ComfyNode], result: tuple[dict[str, Any], Found], reward: Reward, vae: Any, seed: int
-) -> io.NodeOutput:
-    latent, found = result
-    text = report(found, reward)
+def found_output(node: type[io.ComfyNode], latent: dict[str, Any], search: Search, seed: int) -> io.NodeOutput:
+    found = search.found[-1]
+    text = report(found, search.reward)
     tell(getattr(node.hidden, "unique_id", None), text)
-    images = vae.decode(latent["samples"])
+    images = search.vae.decode(latent["samples"])
     images = images.reshape(-1, *images.shape[-3:])
     kept = KeptNoise(seed, found.best.noise)
     return io.NodeOutput(latent, images, kept, float(found.best.scores.mean()), text, ui={"text": (text,)})

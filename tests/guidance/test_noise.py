@@ -102,9 +102,8 @@ def test_a_reward_for_sheer_size_does_not_blow_the_noise_up(likely):
 
 def test_whitening_takes_a_planted_pattern_out_and_leaves_white_noise_nearly_as_it_is():
     """A wave of amplitude 2 puts a power of 2^2/2 * n = 2 n into two of n coefficients: it stands out of its ring, and
-    its amplitude is cut.
-    A mean of 1 is cut to two deviations of a mean of 1024 numbers, .06. White noise, where each ring is within two deviations nineteen times in twenty, moves by under
-    a fifth of a standard deviation."""
+    its amplitude is cut. A mean of 1 is cut to two deviations of a mean of 1024 numbers, .06. White noise, where each
+    ring is within two deviations nineteen times in twenty, moves by under a fifth of a standard deviation."""
     clean = noise(8, 32)
     moved = (whitened(clean) - clean).square().mean().sqrt().item()
     assert moved < 0.2
@@ -135,7 +134,7 @@ def test_the_zero_order_slope_of_a_linear_score_is_its_gradient_on_average():
 
 
 def test_noise_is_optimised_without_any_gradient():
-    """A score in steps, whose gradient is zero everywhere."""
+    """A score in steps, whose gradient is zero everywhere. Over noises it has a standard deviation of 1/16 = .0625."""
     generator, direction = torch.Generator().manual_seed(1), noise(1, 8, seed=3)
     reward = lambda x: (64 * (direction * x).flatten(1).mean(1)).round() / 64  # noqa: E731
 
@@ -144,7 +143,7 @@ def test_noise_is_optimised_without_any_gradient():
         return Look(reward(z), reward(z), z, slope)
 
     best = optimised(noise(2, 8), look, NoiseSteps(iterations=30))
-    assert (best.scores > reward(noise(2, 8)) + 0.1).all()
+    assert (best.scores > reward(noise(2, 8)) + 0.05).all()
 
 
 def test_pictures_are_kept_by_the_second_reward_where_there_is_one():

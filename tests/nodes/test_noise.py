@@ -1,0 +1,235 @@
+"""FeedbackOptimizeNoise through ComfyUI's own guiders and samplers, on tiny models of its own classes."""
+
+from __future__ import annotations
+
+import comfy.model_management
+import comfy.samplers
+import comfy_extras.nodes_custom_sampler as custom
+import pytest
+import torch
+
+from feedback_loop.feedback.rewards.base import Reward
+from feedback_loop.nodes import decoder, noise_run
+from feedback_loop.nodes.denoiser import WrongConnectionError
+from feedback_loop.nodes.noise import GRADIENT, LIKELY, ZERO_ORDER, FeedbackOptimizeNoise
+from feedback_loop.tests.nodes import tiny_models
+
+SEED = 5
+KINDS = ["sd15", "sd15 v", "sdxl", "sd3", "flux"]
+
+
+class Brightness(Reward):
+    name = "brightness"
+
+    def score(self, images, prompts, embed):
+        return 100 * images.mean(dim=(1, 2, 3))
+
+
+class Counted(Brightness):
+    """The same in whole numbers, without a gradient."""
+
+    name, differentiable = "counted light", False
+
+    def score(self, images, prompts, embed):
+        return super().score(images, prompts, embed).mul(100).round() / 100
+
+
+def model_of(kind):
+    return tiny_models.sd15(prediction="v") if kind == "sd15 v" else tiny_models.MODELS[kind]()
+
+
+class Run:
+    """The inputs of one optimisation, and the stock node on the same ones."""
+
+    def __init__(self, kind="sd15", sampler="euler", steps=2, batch=1, size=4, cfg=1.0):
+        self.name = kind.split()[0]
+        self.model, self.vae = model_of(kind), tiny_models.vae(channels=tiny_models.CHANNELS[self.name])
+        self.guider = comfy.samplers.CFGGuider(self.model)
+        self.guider.set_conds(tiny_models.conditioning(self.name, 1), tiny_models.conditioning(self.name, 2))
+        self.guider.set_cfg(cfg)
+        self.sampler = comfy.samplers.sampler_object(sampler)
+        sampling = self.model.get_model_object("model_sampling")
+        self.sigmas = comfy.samplers.calculate_sigmas(sampling, "sgm_uniform", steps)
+        self.latent = {"samples": torch.zeros(batch, tiny_models.CHANNELS[self.name], size, size)}
+
+    def plain(self, noise=None):
+        noise = noise or custom.Noise_RandomNoise(SEED)
+        made = custom.SamplerCustomAdvanced.execute(noise, self.guider, self.sampler, self.sigmas, self.latent)
+        return made.args[0]["samples"]
+
+    def optimise(self, reward=None, noise=None, iterations=5, **inputs):
+        """(best_noise, latent, image, curve, report)"""
+        noise = noise or custom.Noise_RandomNoise(SEED)
+        made = FeedbackOptimizeNoise.execute(
+            noise,
+            self.guider,
+            self.sampler,
+            self.sigmas,
+            self.latent,
+            reward or Brightness(),
+            self.vae,
+            iterations=iterations,
+            **inputs,
+        )
+        best, latent, *rest = made.args
+        return best, latent["samples"], *rest
+
+    def light(self, latents):
+        return Brightness()(self.vae.decode(latents.clone()).movedim(-1, 1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_gradient_makes_pictures_brighter_on_every_kind_of_model(kind, inference_mode):
+    """And the noise that comes out makes, in the stock node, the picture that comes out, bit for bit."""
+    run = Run(kind, batch=2)
+    best, latent, image, curve, report = run.optimise()
+    assert (run.light(latent) > run.light(run.plain())).all()
+    assert torch.equal(run.plain(best), latent) and best.seed == SEED
+    assert image.shape[0] == 2 and curve.shape[-1] == 3 and "5 iterations" in report
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sd3"])
+def test_zero_order_needs_no_gradient(kind, inference_mode):
+    run = Run(kind, steps=1)
+    best, latent, *_ = run.optimise(Counted(), method=ZERO_ORDER, iterations=5, pairs=4)
+    assert (run.light(latent) > run.light(run.plain())).all()
+    assert torch.equal(run.plain(best), latent)
+
+
+SAMPLERS = [("sd15", name) for name in ("euler", "euler_ancestral", "lcm", "heun")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "sampler"), [*SAMPLERS, ("sd3", "euler_ancestral"), ("sd3", "lcm"), ("flux", "euler")]
+)
+def test_the_gradient_is_that_of_finite_differences_through_the_whole_run(kind, sampler, inference_mode):
+    """Two steps of the sampler, CFG 2, the VAE and the reward: the slope along a random direction e against
+    (r(z + h e) - r(z - h e)) / 2h of plain runs, within 2 %, which the rounding of float32 leaves.
+    Pixels are not clipped here: a clipped one keeps its gradient on purpose, but has no finite difference."""
+    run, found = Run(kind, sampler, cfg=2.0), []
+    real = noise_run._Optimising.look
+
+    def look(self, z, wanted):
+        seen = real(self, z, wanted)
+        if wanted:
+            e = torch.randn(z.shape, generator=torch.Generator().manual_seed(1))
+            e = e * (seen.slope.norm() / e.norm()) + seen.slope
+            e = e / e.norm()
+            ends = [self.score(self.plain(z + h * e)) for h in (0.01, -0.01)]
+            found.append((float((seen.slope * e).sum()), float((ends[0] - ends[1]) / 0.02)))
+        return seen
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(noise_run._Optimising, "look", look)
+        patch.setattr(decoder, "_clipped", lambda images: images)
+        run.optimise(iterations=1)
+    slope, expected = found[0]
+    assert slope == pytest.approx(expected, rel=0.02) and abs(expected) > 1e-3
+
+
+@pytest.mark.parametrize("stay", list(LIKELY))
+@pytest.mark.parametrize("method", [GRADIENT, ZERO_ORDER])
+def test_no_iteration_is_the_stock_node_bit_for_bit(method, stay, inference_mode):
+    run = Run("sd15", "euler_ancestral")
+    best, latent, *_ = run.optimise(iterations=0, method=method, stay=stay)
+    assert torch.equal(latent, run.plain())
+    assert torch.equal(best.generate_noise(run.latent), custom.Noise_RandomNoise(SEED).generate_noise(run.latent))
+
+
+def test_the_noise_stays_as_white_as_it_was(inference_mode):
+    run = Run(steps=1, size=8)
+    for stay in LIKELY:
+        best = run.optimise(iterations=10, stay=stay)[0]
+        assert best.generate_noise(run.latent).var().item() == pytest.approx(1, abs=0.35)
+
+
+def test_guiders_and_patches_of_others_take_part(inference_mode):
+    """A guider of another class and a post-CFG function: both are asked in the runs with a gradient too."""
+    run, calls = Run(cfg=2.0), []
+    run.model.set_model_sampler_post_cfg_function(
+        lambda args: calls.append(torch.is_grad_enabled()) or args["denoised"]
+    )
+    guider = custom.Guider_DualCFG(run.model)
+    conds = [tiny_models.conditioning("sd15", seed) for seed in (1, 2, 3)]
+    guider.set_conds(*conds)
+    guider.set_cfg(2.0, 1.5)
+    run.guider = guider
+    best, latent, *_ = run.optimise()
+    assert run.light(latent) > run.light(run.plain()) and True in calls and False in calls
+
+
+def test_what_a_mask_keeps_stays(inference_mode):
+    run = Run(size=8)
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., 4:] = 1
+    kept = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    run.latent = {"samples": kept, "noise_mask": mask}
+    best, latent, *_ = run.optimise()
+    torch.testing.assert_close(latent[..., :4], kept[..., :4], rtol=1e-4, atol=1e-4)
+    assert torch.equal(run.plain(best), latent)
+
+
+def test_the_guider_and_the_model_are_left_as_they_were(inference_mode):
+    run = Run()
+    before = run.plain()
+    run.optimise()
+    assert torch.equal(run.plain(), before)
+    assert torch.is_inference_mode_enabled() and not comfy.model_management.in_training
+
+
+@pytest.mark.parametrize("error", [RuntimeError, comfy.model_management.InterruptProcessingException])
+def test_an_exception_leaks_no_mode_and_the_next_run_is_as_before(error, inference_mode):
+    class Failing(Brightness):
+        def score(self, images, prompts, embed):
+            raise error()
+
+    run = Run()
+    before = run.plain()
+    with pytest.raises(error):
+        run.optimise(Failing())
+    assert torch.is_inference_mode_enabled() and not torch.is_grad_enabled()
+    assert not comfy.model_management.in_training
+    assert torch.equal(run.plain(), before)
+
+
+def test_an_interrupt_is_taken_at_the_next_step(inference_mode):
+    class Interrupting(Brightness):
+        def score(self, images, prompts, embed):
+            comfy.model_management.interrupt_current_processing(True)
+            return super().score(images, prompts, embed)
+
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        Run().optimise(Interrupting())
+    assert not comfy.model_management.processing_interrupted()
+
+
+def test_what_is_kept_is_what_the_judge_likes_and_a_fall_is_said(inference_mode):
+    """The judge likes it dark: the start is kept, and the report says that the judge fell."""
+
+    class Darkness(Brightness):
+        name = "darkness"
+
+        def score(self, images, prompts, embed):
+            return -super().score(images, prompts, embed)
+
+    run = Run()
+    _, latent, _, _, report = run.optimise(judge=Darkness())
+    assert torch.equal(latent, run.plain())
+    assert "darkness fell while brightness was optimised" in report
+
+
+def test_memory_is_checked_before_a_graph_is_made(inference_mode, monkeypatch):
+    run = Run()
+    monkeypatch.setattr(noise_run, "GRAPH_MEMORY", 1e12)
+    with pytest.raises(WrongConnectionError, match="GiB are free. Set `method` to zero-order"):
+        run.optimise()
+
+
+def test_a_sampler_that_passes_no_gradient_is_refused(inference_mode):
+    with pytest.raises(WrongConnectionError, match="passes no gradient.*Choose euler"):
+        Run(sampler="res_multistep").optimise()
+
+
+def test_a_reward_without_a_gradient_is_refused_for_the_gradient_alone(inference_mode):
+    with pytest.raises(WrongConnectionError, match="'counted light' has no gradient. Set `method` to zero-order"):
+        Run().optimise(Counted())
