@@ -143,7 +143,8 @@ def test_a_lora_is_trained_saved_and_compared(shared_comfy_page, rated) -> None:
 def test_a_search_without_gradients_finds_brighter_pictures_and_a_rule_leaves_its_tags(shared_comfy_page) -> None:
     """The reward is brightness, and what Best of N tells of its own pictures is what is measured on them."""
     server, prompt = shared_comfy_page.server, api_prompt(shared_comfy_page, workflow("07"))
-    prompt[node_of(prompt, "FeedbackRule")]["inputs"]["threshold"] = 0.0  # a penalty is always below, so it always fires
+    # a penalty is always below 0, so the rule always fires
+    prompt[node_of(prompt, "FeedbackRule")]["inputs"]["threshold"] = 0.0
     outputs = server.run(prompt)
     light = {}
     for title in ("Best of eight", "Steered"):
