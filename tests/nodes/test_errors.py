@@ -146,6 +146,19 @@ VALID: dict[str, tuple[str, dict[str, Any]]] = {
             "collection": "",
         },
     ),
+    "FeedbackOptimizeNoise": (
+        "noise",
+        {
+            "noise": lambda: nodes_custom_sampler.Noise_RandomNoise(1),
+            "guider": lambda: guider(),
+            "sampler": lambda: comfy.samplers.ksampler("euler"),
+            "sigmas": lambda: torch.tensor([10.0, 0.0]),
+            "latent_image": lambda: {"samples": torch.zeros(1, 4, 8, 8)},
+            "reward": brightness,
+            "vae": tiny_models.vae,
+            "iterations": 1,
+        },
+    ),
     "FeedbackEvaluate": (
         "evaluate",
         {
@@ -257,6 +270,16 @@ CASES = [
         {"sampler": lambda: comfy.samplers.ksampler("euler")},
     ),
     Case("FeedbackRewardSteering", "picture for a reward", "no reward.*Connect", {"reward": lambda: torch.zeros(1)}),
+    Case("FeedbackOptimizeNoise", "reward without gradient", "no gradient.*zero-order", {"reward": NoGradient}),
+    Case("FeedbackOptimizeNoise", "VAE of another model", "16 channels.*VAE", {"vae": lambda: tiny_models.vae(1, 16)}),
+    Case("FeedbackOptimizeNoise", "picture for noise", "makes none.*RandomNoise", {"noise": lambda: torch.zeros(1)}),
+    Case("FeedbackOptimizeNoise", "picture for a judge", "no reward.*Connect", {"judge": lambda: torch.zeros(1)}),
+    Case(
+        "FeedbackOptimizeNoise",
+        "sampler of another kind",
+        "no sampler of core's kind.*Connect KSampler Select",
+        {"sampler": lambda: torch.zeros(1)},
+    ),
     Case("FeedbackBestOfN", "budget below one run", "less than one run.*Raise it", {"budget": 1}),
     Case("FeedbackBestOfN", "VAE of another model", "16 channels.*VAE", {"vae": lambda: tiny_models.vae(1, 16)}),
     Case("FeedbackBestOfN", "picture for noise", "makes none.*RandomNoise", {"noise": lambda: torch.zeros(1)}),

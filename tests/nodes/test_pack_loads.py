@@ -22,6 +22,7 @@ NODE_IDS = {
     "FeedbackRefineRegion",
     "FeedbackRegionMask",
     "FeedbackReinforceLora",
+    "FeedbackOptimizeNoise",
     "FeedbackRewardGuidance",
     "FeedbackRewardSteering",
     "FeedbackRule",
