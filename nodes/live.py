@@ -70,8 +70,8 @@ def curves_of(history: History) -> dict[str, list[float]]:
     if history.checks:
         held = np.interp(np.arange(1, len(history.losses) + 1), *np.array(history.checks).T)
         curves["held-out loss"] = held.tolist()
-    for name, values in history.more.items():
-        curves[name] = _stretched(values, len(history.losses))
+    for name in [key for key in (history.epochs[0] if history.epochs else {}) if key not in ("number", "step")]:
+        curves[name] = _stretched([epoch[name][0] for epoch in history.epochs], len(history.losses))
     return curves
 
 

@@ -85,13 +85,13 @@ def sample(
     seeds: Sequence[int],
     steps: int,
     cfg: float,
-    sampler_name: str,
-    scheduler: str,
+    sampler_name: str | comfy.samplers.KSAMPLER,
+    scheduler: str | Tensor,
     width: int,
     height: int,
     batch_size: int = 8,
 ) -> Tensor:
-    """`rollout` without its decoding: latents (N, C, *spatial). Raises WrongConnectionError."""
+    """`rollout` without its decoding: latents (N, C, *spatial); by names, or by a SAMPLER and SIGMAS in their place."""
     _check(model, positives, negative, seeds)
     empty = _empty_latent(model, width, height)
     show = _Progress(model, steps, len(seeds))
@@ -107,7 +107,7 @@ def sample(
         finished.update(zip(rows, latents.split(1), strict=True))
 
     largest = 1 if sampler_name in ALONE else batch_size
-    keys = [_key(model, positive) for positive in positives]
+    keys = [picture_key(model, positive) for positive in positives]
     _in_batches(batches(keys, largest), run)
     return torch.cat([finished[i] for i in range(len(seeds))])
 
@@ -164,7 +164,7 @@ def _joined(rows: list[Tensor | None]) -> Tensor | None:
     return torch.cat([row[:1] for row in rows if row is not None]) if rows[0] is not None else None
 
 
-def _key(model: ModelPatcher, positive: Conditioning) -> Any:
+def picture_key(model: ModelPatcher, positive: Conditioning) -> Any:
     return signature(positive) if type(model.model) in BATCHED_MODELS else id(positive)
 
 
@@ -184,18 +184,21 @@ def _run(
     seeds: list[int],
     steps: int,
     cfg: float,
-    sampler_name: str,
-    scheduler: str,
+    sampler_name: str | comfy.samplers.KSAMPLER,
+    scheduler: str | Tensor,
     empty: Tensor,
     callback: Callable[..., None],
 ) -> Tensor:
-    chosen = comfy.samplers.KSampler(model, steps, model.load_device, sampler_name, scheduler, 1.0, model.model_options)
+    sampler = comfy.samplers.sampler_object(sampler_name) if isinstance(sampler_name, str) else sampler_name
+    if not isinstance(scheduler, Tensor):
+        levels = comfy.samplers.KSampler(model, steps, model.load_device, str(sampler_name), scheduler, 1.0)
+        scheduler = levels.sigmas
     return comfy.sample.sample_custom(
         model,
         noise,
         cfg,
-        picture_noise(comfy.samplers.sampler_object(sampler_name), seeds),
-        chosen.sigmas,
+        picture_noise(sampler, seeds),
+        scheduler,
         positive,
         negative,
         empty.expand(noise.shape),

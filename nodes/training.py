@@ -135,11 +135,17 @@ def digest(sources: Sequence[Pictures]) -> str:
 def plain(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that the result depends on, as JSON: a reward by its name, and nothing of what is only shown."""
     kept = {key: value for key, value in settings.items() if key not in ("show", "resume", "accumulation")}
-    return {key: value if _is_json(value) else getattr(value, "name", str(type(value))) for key, value in kept.items()}
+    return {key: _plain(value) for key, value in kept.items()}
 
 
-def _is_json(value: object) -> bool:
-    return value is None or isinstance(value, (str, int, float, bool, list, dict))
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return plain(value)
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if value is None or isinstance(value, (str, int, float, bool, list)):
+        return value
+    return str(value) if isinstance(value, Feedback) else getattr(value, "name", type(value).__name__)
 
 
 def learn(

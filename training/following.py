@@ -18,18 +18,22 @@ from .runs import Run, load
 
 @dataclass
 class History:
-    """What was seen on the way. losses: one a step; checks: [step, held-out loss]; events: what else happened."""
+    """What was seen on the way.
+
+    losses: one a step; checks: [step, held-out loss or minus the reward]; events: what else happened; epochs: of a run
+    on its own pictures, each with its number, the step it began at, and scores by name as [mean, standard error].
+    """
 
     losses: list[float] = field(default_factory=list)
     checks: list[list[float]] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
-    more: dict[str, list[float]] = field(default_factory=dict)
-    """Other curves, by name, one value each time that something was measured."""
+    epochs: list[dict[str, Any]] = field(default_factory=list)
 
     def cut(self, steps: int) -> None:
         """Forgets what came after a step that the run has gone back to."""
         del self.losses[steps:]
         self.checks = [check for check in self.checks if check[0] <= steps]
+        self.epochs = [epoch for epoch in self.epochs if epoch["step"] <= steps]
 
     def best(self) -> float:
         """The lowest held-out loss so far, infinite before the first."""
@@ -64,6 +68,7 @@ class Follower:
     ) -> None:
         self.run, self.progress, self.settings, self.checks, self.show = run, progress, dict(settings), checks, show
         self.history, self.back = History(), SavePoint(progress)
+        self.prefer_best = True
         self._saved, self._parts = 0, progress.parts
         self._terminating: Callable[[], bool] = lambda: False
 
@@ -115,19 +120,26 @@ class Follower:
         """Whether the held-out loss has not fallen for too long."""
         if self.checks is None or done % self.checks.every:
             return False
-        value, best = self.checks.loss(), self.history.best()
+        if not self.judge(done, self.checks.loss(), self.checks.patience):
+            return False
+        self.history.events.append(f"step {done}: stopped, the held-out loss did not fall any more")
+        return True
+
+    def judge(self, done: int, value: float, patience: int) -> bool:
+        """Notes how good the weights are now, lower is better, and keeps the best ones.
+
+        Says whether there was no new best for `patience` times, 0 never.
+        """
+        best = self.history.best()
         self.history.checks.append([done, value])
         if value < best:
             self.checkpoint(best=True)
-        since = [v for _, v in self.history.checks[-self.checks.patience :]] if self.checks.patience else []
-        stop = len(self.history.checks) > self.checks.patience > 0 and min(since) > self.history.best()
-        if stop:
-            self.history.events.append(f"step {done}: stopped, the held-out loss did not fall any more")
-        return stop
+        since = [v for _, v in self.history.checks[-patience:]] if patience else []
+        return len(self.history.checks) > patience > 0 and min(since) > self.history.best()
 
     def best_average(self) -> list[Any]:
-        """The moving average of the best checkpoint, in the order of the parameters; without checks the last one."""
-        best = self.run.best() if self.checks is not None else None
+        """The moving average of the best checkpoint, in the order of the parameters; without any it is the last one."""
+        best = self.run.best() if self.history.checks and self.prefer_best else None
         if best is None:
             return self.progress.average.values
         _, tensors, about = load(best)

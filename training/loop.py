@@ -35,6 +35,10 @@ class Source(Protocol):
         ...
 
 
+class EndOfRun(Exception):  # noqa: N818  # it is no error
+    """A source has nothing more to give; the message says why."""
+
+
 class DivergedError(RuntimeError):
     """The loss is no longer a number, also after going back twice; the moving average holds the last good weights."""
 
@@ -102,7 +106,10 @@ def train(
     """
     back = back or SavePoint(progress)
     while progress.step < plan.steps:
-        batch = source.batch_at(progress.step)
+        try:
+            batch = source.batch_at(progress.step)
+        except EndOfRun:
+            return
         loss = norm = 0.0
         if batch is not None:
             loss, progress.parts = gradients(policy, objective, batch, progress.optimizer, progress.parts)

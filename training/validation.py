@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from .adapters import MovingAverage
 from .loop import Policy, estimates
-from .objectives import Objective
+from .objectives import Batch, Objective, View, squared_error
 from .sources import Example, ForwardSource, Group
 
 FEWEST = 10
@@ -55,3 +56,35 @@ class Validation:
                 losses = self.objective.losses(estimates(self.policy, self.objective, batch), batch)
                 total, count = total + float(losses.sum()), count + len(losses)
         return total / count
+
+
+@dataclass(frozen=True)
+class _Gain(Objective):
+    """How much better the model fits what was liked than the base model does: label * (error of the base - error)."""
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        return ("ref",)
+
+    def losses(self, denoised: dict[View, Tensor], batch: Batch) -> Tensor:
+        theta, ref = (squared_error(denoised[name], batch.x0, batch.weight) for name in ("theta", "ref"))
+        return batch.label * (ref - theta)
+
+
+class RatingFit:
+    """How well the weights fit ratings that they are not trained on, a number for each picture; it starts at 0.
+
+    source: examples whose labels are standardised ratings. A mean that falls says that the model moves away from what
+    people liked.
+    """
+
+    def __init__(self, policy: Policy, source: ForwardSource) -> None:
+        self.policy, self.source = policy, replace(source, dropout=0.0)
+
+    @torch.no_grad()
+    def __call__(self) -> list[float]:
+        gain, found = _Gain(), []
+        for step in range(self.source.steps_in_epoch()):
+            batch = self.source.batch_at(step)
+            found.append(gain.losses(estimates(self.policy, gain, batch), batch))
+        return torch.cat(found).tolist()

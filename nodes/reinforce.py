@@ -1,0 +1,183 @@
+"""FeedbackReinforceLora: the model draws, a reward or people score it, and a LoRA learns from that, again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from ..feedback.records import Feedback
+from ..feedback.rewards.base import Reward
+from ..training import lora_files
+from ..training.loop import EndOfRun, Plan
+from ..training.objectives import Nft, Objective
+from ..training.policy_gradient import Awm, Draft, Ppo
+from ..training.sources import Example, ForwardSource
+from ..training.validation import RatingFit
+from .compat import io, store, ui
+from .decoder import check_vae
+from .examples import encode_pictures, encode_prompts, rated_pictures
+from .existing_lora import NONE, existing_lora
+from .learning import measured, prepared
+from .live import Live
+from .memory import need_of
+from .people import People
+from .policy import Policy, trainable
+from .prompt_lists import prompts_input, prompts_of
+from .reinforce_inputs import PEOPLE, STOP, inputs
+from .reinforce_run import Online, Scorer, differentiable_score
+from .rollouts import how_to_sample
+from .sampling import check_prompts
+from .training import plain
+from .training_inputs import setup_of
+from .training_run import Training, checked_name, summary, with_lora
+
+FIT = "fit to held-out ratings"
+SEEN = 64
+"""Held-out ratings that are looked at in each epoch, at most."""
+
+
+class FeedbackReinforceLora(io.ComfyNode):
+    """Trains a LoRA on the model's own pictures, by their scores."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FeedbackReinforceLora",
+            display_name="Reinforce LoRA",
+            category="feedback/training",
+            search_aliases=["reinforcement learning", "RL", "DDPO", "GRPO", "NFT", "DRaFT", "RLHF online"],
+            description=(
+                "The model draws, a reward or people score what it drew, and a LoRA learns from the scores; then again "
+                "with what it has become. Stops by itself when the reward is being hacked."
+            ),
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model", tooltip="The model to start from; it stays as it is."),
+                io.Clip.Input("clip", tooltip="The model's text encoder."),
+                io.Vae.Input("vae", tooltip="The model's VAE."),
+                prompts_input(),
+                *inputs(),
+            ],
+            outputs=[
+                io.Custom("LORA_MODEL").Output("lora", tooltip="The LoRA, for core's LoRA model loader and Save LoRA."),
+                io.Custom("LOSS_MAP").Output("loss", tooltip="The loss of every step, for core's Plot Loss Graph."),
+                io.Model.Output("trained_model", display_name="model", tooltip="The model with the LoRA."),
+                io.String.Output("report", tooltip="What happened, in words: how the scores went, and any alarm."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, clip, vae, prompts, scored_by, objective, name, seed, **given) -> io.NodeOutput:
+        check_vae(vae, model)
+        texts = prompts_of(prompts)
+        conds = encode_prompts(clip, texts)
+        check_prompts(model, conds.values())
+        checked_name(name)
+        known = existing_lora(model, given.get("existing_lora", NONE), given["rank"])
+        told = plain(given | {"prompts": texts, "seed": seed} | plain(scored_by) | plain(objective))
+        with trainable(model, given["rank"], seed, replace(setup_of(given), existing=known)) as policy:
+            training = Training.begin(policy, name, told, given.get("ema", 0.99), given.get("resume", True))
+            online = online_of(training, vae, conds, texts, scored_by, objective, given | {"seed": seed})
+            live = Live(f"Reward of {training.name}", given["epochs"] * given["updates"])
+            result = reinforce(online, goal_of(objective, policy, vae, scored_by), given, live)
+        path = training.save(result, training.name)
+        tensors, losses = lora_files.to_tensors(result), {"loss": training.history.losses}
+        report = "\n".join([summary(training, path, f"{len(texts)} prompts"), *scores_in_words(training)])
+        told = ui.PreviewImage(live.picture(training.history), cls=cls).as_dict() | {"text": (report,)}
+        output = (tensors, losses, with_lora(model, tensors), report)
+        return io.NodeOutput(*output, ui=told | {"lora": (path.name,)})
+
+
+def goal_of(chosen: dict[str, Any], policy: Policy, vae: Any, scored_by: dict[str, Any]) -> Objective:
+    """The objective that the DynamicCombo's value names. Raises WrongConnectionError where it needs another reward."""
+    kind = chosen["objective"]
+    if kind == "NFT":
+        return Nft(chosen["beta"], chosen["kl"], limit=5.0, old="old")
+    if kind == "AWM":
+        return Awm(chosen["clip"], chosen["kl_old"], chosen["kl"])
+    if kind == "PPO":
+        return Ppo(chosen["clip"], chosen["kl"])
+    return Draft(differentiable_score(policy, vae, prepared(scored_by.get("reward"))), chosen["kl"])
+
+
+def online_of(
+    training: Training, vae: Any, conds: Any, prompts: Sequence[str], scored_by: dict[str, Any],
+    objective: dict[str, Any], given: dict[str, Any],
+) -> Online:  # fmt: skip
+    policy = training.policy
+    how = how_to_sample(
+        policy.model, given["cfg"], given["sampling_steps"], given["sampler_name"], given["scheduler"],
+        (given["width"], given["height"]), given.get("sampler"), given.get("sigmas"),
+    )  # fmt: skip
+    watch: dict[str, Any] = given.get("alarm") or {}
+    return Online(
+        training, vae, conds, prompts, how, scorer(training, scored_by), given["prompts_per_epoch"],
+        given["group_size"], given["batch"], given["seed"], given.get("win_rate", False), objective.get("eta", 1.0),
+        objective.get("window", 2), given.get("patience", 0), watch.get("alarm") == STOP,
+        watched_by(watch), fits_of(policy, vae, conds, watch, given["seed"]),
+    )  # fmt: skip
+
+
+def scorer(training: Training, scored_by: dict[str, Any]) -> Scorer:
+    if scored_by["scored_by"] == PEOPLE:
+        folder = training.follower.run.folder / "rollouts"
+        return People(store, scored_by["collection"], folder, scored_by["hours"])
+    return partial(by_reward, prepared(scored_by["reward"]))
+
+
+def by_reward(reward: Reward, images: torch.Tensor, prompts: Sequence[str], number: int) -> list[float]:
+    return measured(reward, images, prompts)
+
+
+def watched_by(watch: dict[str, Any]) -> dict[str, Scorer]:
+    """The second reward, under its own name."""
+    if watch.get("second_reward") is None:
+        return {}
+    second = prepared(watch["second_reward"])
+    return {second.name: partial(by_reward, second)}
+
+
+def fits_of(policy: Policy, vae: Any, conds: Any, watch: dict[str, Any], seed: int) -> dict[str, RatingFit]:
+    """The fit to ratings, where some are connected; their prompts are encoded by whoever encoded the others."""
+    if not isinstance(watch.get("ratings"), Feedback):
+        return {}
+    rated = rated_pictures(store(), watch["ratings"])
+    rows = [i for i, prompt in enumerate(rated.prompts) if prompt in conds][:SEEN]
+    if len(rows) < 2:
+        return {}
+    latents = encode_pictures(policy.model, vae, [rated.images[i] for i in rows])
+    u = rated.utilities()
+    examples = [Example(latent, rated.prompts[i], float(u[i])) for latent, i in zip(latents, rows, strict=True)]
+    return {FIT: RatingFit(policy, ForwardSource(examples, conds, policy.process, policy.sigma_at, 8, seed))}
+
+
+def reinforce(online: Online, goal: Objective, given: dict[str, Any], live: Live) -> Any:
+    training, steps = online.training, given["epochs"] * given["updates"]
+    source = online.source(goal, given["updates"])
+    batch = None
+    with suppress(EndOfRun):  # a run that was over already, but had not got to its LoRA
+        batch = source.batch_at(training.progress.step) if training.progress.step < steps else None
+    if batch is not None:
+        losses = len(batch) // goal.pictures
+        parts = max(need_of(online.policy, goal, batch).parts(losses), given.get("accumulation", 1))
+        training.progress.parts = max(training.progress.parts, parts)
+    return training.follow(source, goal, Plan(steps, given["learning_rate"]), live)
+
+
+def scores_in_words(training: Training) -> list[str]:
+    """How each score went from the first to the last epoch."""
+    epochs = training.history.epochs
+    names = [name for name in (epochs[0] if epochs else {}) if name not in ("number", "step")]
+    return [
+        f"{name}: {epochs[0][name][0]:.4g} in the first epoch, {epochs[-1][name][0]:.4g} in the last "
+        f"(standard error {epochs[-1][name][1]:.2g})"
+        for name in names
+    ]
+
+
+NODES = [FeedbackReinforceLora]
