@@ -220,6 +220,11 @@ def vectors(**shapes: list[int]) -> dict[str, Any]:
     return found
 
 
+def kind(of: str, /, **settings: Any) -> dict[str, Any]:
+    return {"format": 1, "kind": of, "settings": settings}
+
+
+WISH = {"encoder": "e", "name": "n", "scale": 100.0, "enough": 10.0, "steady": True}
 TASTE = {
     "format": 1,
     "kind": "taste",
@@ -268,6 +273,25 @@ REWARDS: dict[str, Callable[[], bytes]] = {
         {**TASTE, "settings": {**TASTE["settings"], "caution": "none"}},
         vectors(centre=[1], scale=[1], weight=[1], root=[1, 1]), floats(0, 1, 1, 1),
     ),
+    "a palette that is a text": lambda: reward(kind("palette", colours="red", direction=1)),
+    "a palette of no colours": lambda: reward(kind("palette", colours=[], direction=1)),
+    "a palette of a thousand colours": lambda: reward(kind("palette", colours=[[0, 0, 0]] * 1000, direction=1)),
+    "a palette without end": lambda: reward(kind("palette", colours=[["1e999", 0, 0]], direction=7)),
+    "a wish without its texts": lambda: reward(kind("text", **WISH)),
+    "a wish of wrong shapes": lambda: reward(kind("text", **WISH), vectors(texts=[3, 2]), bytes(24)),
+    "a wish for an encoder that is a list": lambda: reward(
+        kind("text", **{**WISH, "encoder": []}), vectors(texts=[2, 2]), bytes(16)
+    ),
+    "an aesthetic head without weights": lambda: reward(kind("aesthetic", encoder="e", bias=0, name="n")),
+    "an aesthetic head of a matrix": lambda: reward(
+        kind("aesthetic", encoder="e", bias=0, name="n"), vectors(weight=[2, 2]), bytes(16)
+    ),
+    "a detector without weights": lambda: reward(kind("watermark", margin=3.0, made="own")),
+    "a detector of wrong shapes": lambda: reward(
+        kind("watermark", margin=3.0, made="own"), vectors(**{"cell.weight": [4]}), bytes(16)
+    ),
+    "a detector that nobody made": lambda: reward(kind("watermark", margin=3.0, made="__class__")),
+    "a detector made by a list": lambda: reward(kind("watermark", margin=3.0, made=["own"])),
     "a penalty with a text as margin": lambda: reward({"format": 1, "kind": "watermark", "settings": {"margin": "x"}}),
 }  # fmt: skip
 """Files of models/feedback_rewards, each with a name of its own: none gives a reward."""
