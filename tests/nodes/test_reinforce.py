@@ -112,7 +112,7 @@ def test_flow_models_are_reinforced_as_well(kept: FeedbackStore, objective: dict
 
 @pytest.mark.parametrize("objective", [NFT, AWM, PPO, DRAFT], ids=lambda o: o["objective"])
 def test_a_constant_reward_changes_no_bit(kept: FeedbackStore, objective: dict[str, Any]) -> None:
-    """The up matrices stay exactly 0 and the down matrices what the seed made them, after four updates and after one."""
+    """The up matrices stay exactly 0 and the down ones as the seed made them, after four updates as after one."""
     reward = Constant()
     reward.differentiable = objective is DRAFT
     if objective is DRAFT:
