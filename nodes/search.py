@@ -18,6 +18,7 @@ from .decoder import SIZES, check_vae
 from .denoiser import WrongConnectionError
 from .guidance import check_judge
 from .kept_noise import KeptNoise, check_noise
+from .particle_run import Plan
 from .scoring import tell
 from .search_run import Found, Search
 from .starts import name_of
@@ -32,6 +33,11 @@ def check_sampler(sampler: Any, halving: bool) -> KSAMPLER:
     name = name_of(sampler)
     if not isinstance(sampler, KSAMPLER):
         raise WrongConnectionError(f"'{name}' is no sampler of core's kind. Connect KSampler Select.")
+    if isinstance(sampler.sampler_function, Plan):
+        raise WrongConnectionError(
+            "This sampler has particles around it, which look for the best start themselves. Connect the plain sampler "
+            "here, or use Reward steering with SamplerCustomAdvanced."
+        )
     if halving and (name in NOT_HALVED or name.endswith("_cfg_pp")):
         raise WrongConnectionError(
             f"Candidates of the sampler '{name}' cannot be stopped half-way and gone on with: it keeps things that "

@@ -78,7 +78,12 @@ class Noise:
 SAMPLERS = [name for name in comfy.samplers.SAMPLER_NAMES if not name.endswith("_cfg_pp") and name not in NOT_HALVED]
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+QUICK = ("euler", "dpmpp_3m_sde", "heun", "uni_pc")
+
+
+@pytest.mark.parametrize(
+    "sampler", [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in SAMPLERS]
+)
 def test_the_picture_found_is_bit_for_bit_the_plain_run_of_its_noise(sampler, parts, inference_mode):
     """With halving, whatever the sampler remembers between steps, and for every core sampler."""
     search = Search(parts, sampler)
@@ -86,7 +91,7 @@ def test_the_picture_found_is_bit_for_bit_the_plain_run_of_its_noise(sampler, pa
     assert torch.equal(search.plain(best), latent)
 
 
-@pytest.mark.parametrize("sampler", ["euler", "euler_cfg_pp", "dpm_adaptive", "dpmpp_sde"])
+@pytest.mark.parametrize("sampler", ["euler_cfg_pp", "dpmpp_sde", pytest.param("dpm_adaptive", marks=pytest.mark.long)])
 def test_without_halving_the_best_of_all_whole_runs_is_found(sampler, parts, inference_mode):
     """The candidates are the given noise and fresh noise of the seeds of `seeds_of`."""
     search = Search(parts, sampler)
@@ -100,7 +105,9 @@ def test_one_candidate_is_the_stock_node(parts, inference_mode):
     assert torch.equal(search.run(candidates=1)[0], search.plain(custom.Noise_RandomNoise(SEED)))
 
 
-@pytest.mark.parametrize("kind", ["sd15 v", "sdxl", "sd3", "flux"])
+@pytest.mark.parametrize(
+    "kind", ["sd15 v", "sd3", *(pytest.param(k, marks=pytest.mark.long) for k in ("sdxl", "flux"))]
+)
 def test_the_best_of_four_is_at_least_as_good_as_the_first_on_every_kind_of_model(kind, inference_mode):
     name = kind.split()[0]
     model = tiny_models.sd15(prediction="v") if kind == "sd15 v" else tiny_models.MODELS[name]()
