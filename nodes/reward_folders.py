@@ -29,7 +29,13 @@ def register() -> None:
 def _files() -> list[PurePosixPath]:
     if FOLDER not in folder_paths.folder_names_and_paths:
         register()
-    return [PurePosixPath(name.replace("\\", "/")) for name in folder_paths.get_filename_list(FOLDER)]
+    try:
+        names = folder_paths.get_filename_list(FOLDER)
+    except FileNotFoundError:
+        # ComfyUI keeps lists by their folders' dates, and stumbles over a folder that was taken away since
+        folder_paths.filename_list_cache.pop(FOLDER, None)
+        names = folder_paths.get_filename_list(FOLDER)
+    return [PurePosixPath(name.replace("\\", "/")) for name in names]
 
 
 def model_folders() -> list[str]:

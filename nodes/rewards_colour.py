@@ -72,7 +72,7 @@ class FeedbackColorReward(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, property, aim, palette="") -> io.NodeOutput:
+    def execute(cls, property, aim, palette="#1f6f8b, #f2c14e") -> io.NodeOutput:
         return io.NodeOutput(colour_reward(property, aim, palette))
 
 

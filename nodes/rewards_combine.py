@@ -81,6 +81,7 @@ class FeedbackCombineRewards(io.ComfyNode):
                     "how",
                     options=list(HOW),
                     default="sum",
+                    optional=True,
                     advanced=True,
                     tooltip="sum: strengths make up for weaknesses. minimum: the reward that does worst counts alone. "
                     "product: none may be poor, and what is good already counts little.",
@@ -88,6 +89,7 @@ class FeedbackCombineRewards(io.ComfyNode):
                 io.String.Input(
                     "active",
                     default="",
+                    optional=True,
                     advanced=True,
                     tooltip="From where to where in a run each reward counts, in order: 0-0.4, 0.3-1 is layout first, "
                     "detail later. Empty: all along. Finished pictures are always judged by all.",

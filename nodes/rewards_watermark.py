@@ -78,6 +78,7 @@ class FeedbackWatermarkPenalty(io.ComfyNode):
                     "detector",
                     options=[BUILT_IN, AUDITOR],
                     default=BUILT_IN,
+                    optional=True,
                     advanced=True,
                     tooltip="The auditor was trained apart from the detector that is built in. Guide by one and score "
                     "by the other: what fools the first seldom fools both.",
