@@ -235,7 +235,10 @@ Guidance steers one run and costs time in each. A LoRA puts the same taste into 
 ComfyUI loads with *Load LoRA*.
 
 Needs the stars from *01 Collect ratings*. **Train LoRA from feedback** learns from the pictures you liked, takes some \
-minutes, and may be cancelled: what was learned so far is kept. The file is in *models/loras*.
+minutes, and shows what the LoRA makes by then. It may be cancelled: what was learned so far is kept, and running it \
+again goes on there. The file is in *models/loras*.
+
+*objective* says how: SFT from the good pictures, NFT and KTO from good and bad ones, DPO from pairs.
 
 **Compare two models** then draws fresh prompts with and without it, from the same noise, and says who wins. Its judge \
 here is the taste learned from your stars; look at the pictures too."""
@@ -266,11 +269,17 @@ TRAINING: dict[str, Any] = {
     "steps": 300,
     "learning_rate": 1e-3,
     "name": "my taste",
+    "show": "curves and samples",
+    "show.every": 100,
+    "show.sampling_steps": 20,
+    "show.cfg": 2.0,
+    "show.sampler_name": "euler",
+    "show.scheduler": "sgm_uniform",
 }
 
 LORA = [
-    Group("1 · Your stars", [[note("about", LORA_NOTE, (420, 330))], [demo_model()], [dataset()]], 0, LEARN),
-    Group("2 · Train", [[Node("train", "FeedbackTrainLora", TRAINING, size=(420, 700))]], 1, LEARN),
+    Group("1 · Your stars", [[note("about", LORA_NOTE, (420, 420))], [demo_model()], [dataset()]], 0, LEARN),
+    Group("2 · Train", [[Node("train", "FeedbackTrainLora", TRAINING, size=(520, 1250))]], 1, LEARN),
     Group(
         "How training goes",
         [[Node("curve", "LossGraphNode", {"loss": "@train.loss", "filename_prefix": "loss"}, "Loss", (420, 340))]],
@@ -397,10 +406,70 @@ SEARCH = [
     ),
 ]
 
+REINFORCE_NOTE = """# Learn from what it draws itself
+
+A LoRA from ratings learns from pictures that are there. Here the model draws, a **reward** scores what it drew, a \
+LoRA learns from the scores, and the model draws again as it has become: some minutes on the demo model.
+
+The reward is brightness, so that it works at once. Put *Learn a taste* in its place for your own, or set *scored_by* \
+to *people* and rate each round in the sidebar.
+
+A model finds whatever raises the score. So a **second reward** is only looked at: here the watermark penalty. When it \
+falls while the first rises, the alarm ends the run."""
+
+REINFORCED: dict[str, Any] = {
+    "model": "@model.MODEL",
+    "clip": "@model.CLIP",
+    "vae": "@model.VAE",
+    "prompts": "written here",
+    "prompts.text": PROMPT + "\n" + FRESH_PROMPTS,
+    "scored_by": "a reward",
+    "objective": "NFT",
+    "epochs": 12,
+    "learning_rate": 1e-3,
+    "name": "brighter",
+    "sampling_steps": 20,
+    "cfg": 2.0,
+    "sampler_name": "euler",
+    "scheduler": "sgm_uniform",
+    "width": 64,
+    "height": 64,
+    "alarm": "stop",
+    "scored_by.reward": "@reward.reward",
+    "alarm.second_reward": "@watched.reward",
+}
+
+JUDGED = {name: value for name, value in EVALUATION.items() if name != "judge"} | {"judge": "@reward.reward"}
+
+REINFORCE = [
+    Group("1 · A model", [[note("about", REINFORCE_NOTE, (420, 430))], [demo_model()]], 0, DRAW),
+    Group(
+        "2 · What is good",
+        [
+            [Node("reward", "FeedbackColorReward", {"property": "brightness"}, "The reward: brighter", (420, 170))],
+            [Node("watched", "FeedbackWatermarkPenalty", {}, "Only looked at: watermarks", (420, 130))],
+        ],
+        0,
+        RATE,
+    ),
+    Group("3 · Draw, score, learn", [[Node("train", "FeedbackReinforceLora", REINFORCED, size=(560, 1500))]], 1, LEARN),
+    Group(
+        "How training goes",
+        [
+            [Node("curve", "LossGraphNode", {"loss": "@train.loss", "filename_prefix": "loss"}, "Loss", (420, 340))],
+            [Node("told", "PreviewAny", {"source": "@train.report"}, "What happened", (420, 200))],
+        ],
+        2,
+        LEARN,
+    ),
+    Group("4 · Did it help?", [[Node("compare", "FeedbackEvaluate", JUDGED, size=(600, 1150))]], 3, COMPARE),
+]
+
 PLANS: dict[str, list[Group]] = {
     "01_collect_ratings": COLLECT,
     "02_learn_a_taste_and_guide": GUIDE,
     "03_watermark_penalty": WATERMARK,
     "04_train_a_lora": LORA,
     "07_search_without_gradients": SEARCH,
+    "08_reinforce_online": REINFORCE,
 }
