@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,6 +158,24 @@ def _postgresql(url: URL, writes: bool) -> Engine:
         connection.exec_driver_sql(first)
 
     return made
+
+
+@contextmanager
+def unanswered(connection: Connection) -> Iterator[None]:
+    """For statements that nothing is read from: PostgreSQL gets them all before it has answered the first."""
+    if connection.dialect.name == "sqlite":
+        yield
+        return
+    import psycopg
+    from sqlalchemy.exc import DBAPIError
+
+    driver: Any = connection.connection.driver_connection
+    try:
+        with driver.pipeline() if psycopg.Pipeline.is_supported() else nullcontext():
+            yield
+    except psycopg.Error as error:  # an answer that came when SQLAlchemy did not ask any more
+        lost = {"connection_invalidated": driver.closed, "dialect": connection.dialect}
+        raise DBAPIError.instance(None, None, error, psycopg.Error, **lost) from error
 
 
 def is_whole(connection: Connection) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import bindparam, insert, select
 
 from . import derived, media, tables
+from .engines import unanswered
 from .marks import Interaction, Ranking, Region, Tag, WordMark
 from .queries import revision
 from .records import Comment, Comparison, Conflict, InvalidRecord, NotFound, NotYours, Rating
@@ -55,10 +56,13 @@ _FACTS = _FACTS.where(image.c.id.in_(bindparam("images", expanding=True)))
 
 def insert_rating(connection: Connection, rating: Rating, stamp: Stamp | None = None) -> str:
     """Appends a rating, and the comment that came with it."""
-    id_, rater_id, (of,) = _judge(connection, "rating", rating.rater, [rating.image_id], stamp, rating.lead_time)
+    rater_id, (of,) = _facts(connection, rating.rater, [rating.image_id])
     row = {name: getattr(rating, name) for name in RATING_FIELDS}
-    connection.execute(insert(tables.rating), {"id": id_, **row})
-    derived.count_rating(connection, id_, rater_id, rating, of)
+    with unanswered(connection):
+        id_ = _append(connection, "rating", rater_id, of.last + 1, stamp)
+        derived.count_judgement(connection, rater_id, "rating", 1, rating.lead_time)
+        connection.execute(insert(tables.rating), {"id": id_, **row})
+        derived.count_rating(connection, id_, rater_id, rating, of)
     if rating.comment is not None:
         _insert_comment(connection, Comment(rating.image_id, rating.comment, rating.rater), about=id_)
     return id_
@@ -173,16 +177,21 @@ def _judge(
     seconds: float | None = None,
 ) -> tuple[str, str, list[Row[Any]]]:
     """(id of the new judgement, id of the rater, the pictures' rows). Raises NotFound for an unknown picture."""
+    rater_id, rows = _facts(connection, rater, images)
+    id_ = _append(connection, kind, rater_id, rows[0].last + 1, stamp)
+    if kind != "comparison":
+        derived.count_judgement(connection, rater_id, kind, 1, seconds)
+    return id_, rater_id, rows
+
+
+def _facts(connection: Connection, rater: str, images: Sequence[str]) -> tuple[str, list[Row[Any]]]:
+    """(id of the rater, who is made known if need be, the pictures' rows). Raises NotFound for an unknown picture."""
     found = {row.id: row for row in connection.execute(_FACTS, {"rater": rater, "images": list(images)})}
     for image_id in images:
         if image_id not in found:
             raise NotFound(f"There is no picture {image_id!r} in the feedback database.")
     rows = [found[image_id] for image_id in images]
-    rater_id = rows[0].rater_id or rater_named(connection, rater)
-    id_ = _append(connection, kind, rater_id, rows[0].last + 1, stamp)
-    if kind != "comparison":
-        derived.count_judgement(connection, rater_id, kind, 1, seconds)
-    return id_, rater_id, rows
+    return rows[0].rater_id or rater_named(connection, rater), rows
 
 
 def _append(
