@@ -13,9 +13,10 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
+from ..diffusion import small_decoder
 from .denoiser import Shared, WrongConnectionError
 
-SIZES = ("auto", "full", "half", "small")
+SIZES = ("auto", "full", "half", "small", "preview")
 
 TINY_LATENT = 32
 """Latents smaller than this (256 pixels for most models) are always decoded whole: half of them would show nothing."""
@@ -74,16 +75,22 @@ class Decoder:
 def decoder_of(vae: Any, model: ModelPatcher, size: str = "auto") -> Decoder:
     """The decoder for a model's latents.
 
-    size: "full", "half" (latents at half resolution), "small" (a TAESD in models/vae_approx, at half resolution) or
-    "auto": small where one is installed, else half. Raises WrongConnectionError for a VAE that does not fit the model,
-    and when no small decoder is installed though one was asked for.
+    size: "full", "half" (latents at half resolution), "small" (a TAESD in models/vae_approx, at half resolution),
+    "auto": small where one is installed, else half; or "preview", colours without detail, as ComfyUI's previews. Raises
+    WrongConnectionError for a VAE that does not fit the model, and when no small decoder is installed though one was
+    asked for.
     """
     if size not in SIZES:
         raise WrongConnectionError(f"Unknown decoder '{size}'. Choose one of: {', '.join(SIZES)}.")
     check_vae(vae, model)
-    path = _small_decoder_path(model) if size in ("auto", "small") else None
-    if path is not None:
-        return _small_decoder(path, model)
+    if size == "preview":
+        return _preview_decoder(model)
+    if size in ("auto", "small"):
+        own = getattr(model.get_model_object("latent_format"), "own_decoder", None)
+        if own is not None:
+            return _own_decoder(own)
+        if (path := _small_decoder_path(model)) is not None:
+            return _small_decoder(path, model)
     if size == "small":
         raise WrongConnectionError(_no_small_decoder(model))
     return _vae_decoder(vae, model, half=size != "full")
@@ -161,6 +168,62 @@ def _small_decoder(path: str, model: ModelPatcher) -> Decoder:
         to_unit=lambda images: _clipped((images + 1) / 2),
         # 64 channels of fp32 at the picture's size, for the few layers that dominate
         bytes_for=lambda shape: shape[0] * shape[-2] * shape[-1] * 64 * 64 * 4 * 4,
+        dtype=torch.float32,
+        half=True,
+    )
+
+
+class _Factors(nn.Module):
+    """One linear map from each latent pixel to a colour in -1..1."""
+
+    def __init__(self, factors: Any, bias: Any) -> None:
+        super().__init__()
+        self.colours = nn.Conv2d(len(factors), 3, 1).requires_grad_(False)
+        self.colours.weight.copy_(torch.tensor(factors).T[:, :, None, None])
+        self.colours.bias.copy_(torch.zeros(3) if bias is None else torch.tensor(bias))  # type: ignore[union-attr]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.colours(latents)
+
+
+def _preview_decoder(model: ModelPatcher) -> Decoder:
+    """Pictures of one pixel a latent pixel: enough for a reward on colours, and free."""
+    latent = model.get_model_object("latent_format")
+    if latent.latent_rgb_factors is None or getattr(latent, "latent_rgb_factors_reshape", None) is not None:
+        raise WrongConnectionError(
+            "ComfyUI has no preview colours for this kind of model. Set `decoder` to half or full."
+        )
+    with torch.inference_mode(False):
+        network = _Factors(latent.latent_rgb_factors, latent.latent_rgb_factors_bias)
+    device, offload = comfy.model_management.vae_device(), comfy.model_management.vae_offload_device()
+    return Decoder(
+        ModelPatcher(network, device, offload),
+        to_network=lambda latents: latents,
+        to_unit=lambda images: _clipped((images + 1) / 2),
+        bytes_for=lambda shape: shape[0] * shape[-2] * shape[-1] * 64,
+        dtype=torch.float32,
+        half=False,
+    )
+
+
+def check_decoder(size: str, reward: Any) -> None:
+    """Raises WrongConnectionError for a reward that would have to see what a preview does not show."""
+    if size == "preview" and reward.networks():
+        raise WrongConnectionError(
+            f"A preview shows colours alone, and the reward '{reward.name}' looks for more. Set `decoder` to auto, or "
+            "connect a Colour reward."
+        )
+
+
+def _own_decoder(path: str) -> Decoder:
+    """What a latent format of ours brings along."""
+    device, offload = comfy.model_management.vae_device(), comfy.model_management.vae_offload_device()
+    return Decoder(
+        ModelPatcher(small_decoder.load(path), device, offload),
+        to_network=lambda latents: latents,
+        to_unit=_clipped,
+        # a handful of layers of 64 channels at the latents' size, and of 48 at twice that
+        bytes_for=lambda shape: shape[0] * shape[-2] * shape[-1] * (8 * 64 + 4 * 6 * 48 + 3 * 64) * 4,
         dtype=torch.float32,
         half=True,
     )

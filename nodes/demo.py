@@ -64,6 +64,7 @@ def load_unet() -> Any:
     model_config.unet_config["num_heads"] = c["attention_head_dim"]
     model_config.sampling_settings = {"linear_end": LAST_BETA}
     model_config.set_inference_dtype(torch.float32, None)
+    model_config.latent_format = demo_latent_format()()
     model = comfy.model_base.BaseModel(model_config, model_type=comfy.model_base.ModelType.V_PREDICTION)
     names = comfy.utils.unet_to_diffusers(unet_config)
     state = {names[key]: value for key, value in _weights("unet", "diffusion_pytorch_model.safetensors").items()}
@@ -73,6 +74,23 @@ def load_unet() -> Any:
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
     )
+
+
+def demo_latent_format() -> type:
+    """SD1.5's in shape and scale, but of other content: its previews and small decoders show nothing of these."""
+    import comfy.latent_formats
+
+    preview = _config("decoder")
+
+    class DemoLatent(comfy.latent_formats.SD15):
+        own_decoder = str(WEIGHTS / "decoder" / "model.safetensors")
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.latent_rgb_factors, self.latent_rgb_factors_bias = preview["factors"], preview["bias"]
+            self.taesd_decoder_name = None
+
+    return DemoLatent
 
 
 def load_clip() -> Any:

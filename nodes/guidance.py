@@ -13,7 +13,7 @@ from torch import Tensor
 from ..feedback.rewards.base import Reward
 from ..guidance.gradient import LATENT, PIXEL, GuidanceError, TrustRegion
 from .compat import REWARD, io
-from .decoder import SIZES, decoder_of
+from .decoder import SIZES, check_decoder, decoder_of
 from .denoiser import WrongConnectionError, process_of
 from .jacobian import METHODS, check_method
 from .pull import EXACT, OPTIMISE, Manner, Pull, RewardGuidance
@@ -147,7 +147,8 @@ class FeedbackRewardGuidance(io.ComfyNode):
                     default="auto",
                     advanced=True,
                     tooltip="How estimates become pictures for the reward. auto: the small decoder (TAESD in "
-                    "models/vae_approx) if there is one, else the VAE at half size. full is slowest and sharpest.",
+                    "models/vae_approx) if there is one, else the VAE at half size. full is slowest and sharpest. "
+                    "preview shows colours alone and costs next to nothing.",
                 ),
                 io.Mask.Input(
                     "mask",
@@ -231,6 +232,7 @@ class FeedbackRewardGuidance(io.ComfyNode):
         check_reward(reward)
         check_interval(start_percent, end_percent)
         check_method(gradient, model)
+        check_decoder(decoder, reward)
         decode = decoder_of(vae, model, decoder)
         if strength == 0:
             return io.NodeOutput(model)
