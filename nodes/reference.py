@@ -16,7 +16,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
 from ..feedback.records import Feedback
-from ..guidance.reference import AWAY, Layers, looking_at, merged, noise_like, rows_of
+from ..guidance.reference import Layers, merged, noise_like, rows_of
 from .compat import FEEDBACK, io, store
 from .dataset import mean_values
 from .decoder import check_vae
@@ -24,9 +24,9 @@ from .denoiser import WrongConnectionError
 from .examples import encode
 from .guidance import check_interval
 from .learning import pictures_of
+from .reference_hooks import INSIDE, Looking, Recording
 
 KEY = "feedback_loop_references"
-INSIDE = "feedback_loop_reference_pass"
 MULTIPLE = 16  # pixels: two latents, one patch of a transformer
 MAX_SIDE = 1024
 MOST = 8  # references on either side
@@ -69,7 +69,7 @@ class References:
             )
         liked_rows, disliked_rows = rows_of(options.get("cond_or_uncond", [0]), len(x))
         likes, dislikes = self._seen(run, sampling, x, t, c_crossattn, options, more)
-        look = _Looking(likes, dislikes, liked_rows, disliked_rows, self.strength, self.unet)
+        look = Looking(likes, dislikes, liked_rows, disliked_rows, self.strength, self.unet)
         return run(x, t, c_concat, c_crossattn, control, look.options(options), **more)
 
     def _acts(self, sampling: Any, sigma: Tensor) -> bool:
@@ -87,7 +87,7 @@ class References:
             noisy = sampling.noise_scaling(
                 t[:1].reshape(1, *(1,) * (latent.ndim - 1)), noise_like(latent, place), latent
             )
-            recording = _Recording(Layers(None if self.unet else picture_tokens(latent)), self.unet)
+            recording = Recording(Layers(None if self.unet else picture_tokens(latent)), self.unet)
             run(noisy, t[:1], None, _first(context), None, recording.options(options), **_first_rows(more, len(x)))
             sides[place >= self.liked].append(recording.layers.side(slice(None)))
         return (merged(sides[0]) if sides[0] else []), (merged(sides[1]) if sides[1] else [])
@@ -107,90 +107,6 @@ def picture_tokens(latent: Tensor) -> int:
     """How many tokens a transformer with patches of 2 x 2 makes of a latent."""
     height, width = latent.shape[-2:]
     return -(-height // 2) * -(-width // 2)
-
-
-class _Hook:
-    """An attention override for one pass through the model.
-
-    Self-attention of a U-Net is known by a patch that runs just before it; transformers of the supported kinds have no
-    other attention than that of text and picture together.
-    """
-
-    def __init__(self, unet: bool) -> None:
-        self._unet, self._own, self._before = unet, not unet, None
-
-    def options(self, given: dict[str, Any]) -> dict[str, Any]:
-        self._before = given.get("optimized_attention_override")
-        options = {**given, "optimized_attention_override": self, INSIDE: True}
-        if self._unet:
-            patches = dict(options.get("patches", {}))
-            patches["attn1_patch"] = [*patches.get("attn1_patch", []), self._mark]
-            options["patches"] = patches
-        return options
-
-    def _mark(self, n: Tensor, context: Tensor, value: Tensor, _extra: Any) -> tuple[Tensor, Tensor, Tensor]:
-        self._own = True
-        return n, context, value
-
-    def __call__(
-        self, attention: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, *args: Any, **kw: Any
-    ) -> Tensor:
-        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            if self._before is not None:
-                return self._before(attention, q, k, v, *args, **kw)
-            return attention(q, k, v, *args, **kw)
-
-        own, self._own = self._own, not self._unet
-        if v.ndim > k.ndim:  # SD3 hands over values that are split into heads already
-            v = v.reshape(k.shape)
-        return self.attend(attend, q, k, v) if own else attend(q, k, v)
-
-    def attend(self, attend: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        raise NotImplementedError
-
-
-class _Recording(_Hook):
-    def __init__(self, layers: Layers, unet: bool) -> None:
-        super().__init__(unet)
-        self.layers = layers
-
-    def attend(self, attend: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        self.layers.record(k, v)
-        return attend(q, k, v)
-
-
-class _Looking(_Hook):
-    def __init__(
-        self, likes: Sequence[Any], dislikes: Sequence[Any], liked_rows: Tensor, disliked_rows: Tensor, strength: float,
-        unet: bool,
-    ) -> None:  # fmt: skip
-        super().__init__(unet)
-        self._likes, self._dislikes = iter(likes), iter(dislikes)
-        self._liked_rows, self._disliked_rows, self._strength = liked_rows, disliked_rows, strength
-
-    def attend(self, attend: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        like, dislike = next(self._likes, None), next(self._dislikes, None)
-
-        def liked(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            if like is None:
-                return attend(q, k, v)
-            return looking_at(attend, (q, k, v), like, self._strength, self._liked_rows.to(q.device))
-
-        if dislike is None:
-            return liked(q, k, v)
-        rows, strength = self._disliked_rows, AWAY * self._strength
-        if len(rows) > 0:  # the negative prompt's prediction, which CFG moves away from, comes to look like them
-            return _rows_together(
-                liked(q, k, v), looking_at(attend, (q, k, v), dislike, strength, rows.to(q.device)), rows
-            )
-        away = looking_at(attend, (q, k, v), dislike, -strength, self._liked_rows.to(q.device))
-        return liked(q, k, v) + (away - attend(q, k, v))
-
-
-def _rows_together(liked: Tensor, disliked: Tensor, rows: Tensor) -> Tensor:
-    result = liked.clone()
-    result[rows.to(result.device)] = disliked[rows.to(result.device)]
-    return result
 
 
 def is_unet(model: ModelPatcher) -> bool:

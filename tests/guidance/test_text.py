@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from feedback_loop.feedback.wish_words import wishes
 from feedback_loop.guidance.text import (
     Said,
     TextFeedbackError,
@@ -17,7 +18,6 @@ from feedback_loop.guidance.text import (
     rounds,
     shifted,
     told,
-    wishes,
 )
 
 

@@ -127,6 +127,7 @@ VALID: dict[str, tuple[str, dict[str, Any]]] = {
             "liked": lambda: torch.zeros(1, 64, 64, 3),
         },
     ),
+    "FeedbackSuggest": ("suggest", {"collection": "nobody rated this", "minimum": 3, "accept": ""}),
     "FeedbackRefineRegion": (
         "refine",
         {
@@ -335,6 +336,7 @@ CASES = [
         "FeedbackReferenceGuidance", "mask for pictures", "at least one picture", {"liked": lambda: torch.zeros(8, 8)}
     ),
     Case("FeedbackReferenceGuidance", "end before start", "below end_percent", {"start_percent": 0.7}),
+    Case("FeedbackSuggest", "nothing of that kind", "is not suggested.*Copy the names", {"accept": "more: cats"}),
     Case("FeedbackRefineRegion", "nothing marked", "Mark a place", {"mask": lambda: torch.zeros(1, 64, 64)}),
     Case("FeedbackRefineRegion", "mask of another", "connect the mask that", {"mask": lambda: torch.ones(1, 8, 8)}),
     Case("FeedbackRefineRegion", "VAE of another model", "Connect the VAE", {"vae": lambda: tiny_models.vae(1, 16)}),

@@ -28,6 +28,7 @@ NODE_IDS = {
     "FeedbackRule",
     "FeedbackSaveReward",
     "FeedbackScoreImages",
+    "FeedbackSuggest",
     "FeedbackTextConditioning",
     "FeedbackTextReward",
     "FeedbackTrainLora",

@@ -19,7 +19,8 @@ from feedback_loop.guidance.regions import RegionError
 from feedback_loop.nodes.compat import store
 from feedback_loop.nodes.denoiser import WrongConnectionError
 from feedback_loop.nodes.recording import pictures_of
-from feedback_loop.nodes.refine import FeedbackRefineRegion, FeedbackRegionMask
+from feedback_loop.nodes.refine import FeedbackRefineRegion
+from feedback_loop.nodes.region_mask import FeedbackRegionMask
 from feedback_loop.nodes.refining import freed, liked_size, takes_masked_pictures
 from feedback_loop.tests.nodes import tiny_models
 
