@@ -45,7 +45,7 @@ class Pictures:
 
     def utilities(self) -> Tensor:
         """(N,) how good each picture is, in standard deviations. Raises NoPreferenceError where nothing says so."""
-        scores = torch.tensor(self.scores, dtype=torch.float64)
+        scores = torch.tensor(list(self.scores), dtype=torch.float64)
         rated = ~scores.isnan()
         z = torch.zeros(len(scores))
         if not self.preferences or (rated.sum() >= 2 and scores[rated].std() > 1e-6):

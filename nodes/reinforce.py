@@ -20,7 +20,7 @@ from ..training.sources import Example, ForwardSource
 from ..training.validation import RatingFit
 from .compat import io, store, ui
 from .decoder import check_vae
-from .examples import encode_pictures, encode_prompts, rated_pictures
+from .examples import Pictures, encode_pictures, encode_prompts, rated_pictures
 from .existing_lora import NONE, existing_lora
 from .learning import measured, prepared
 from .live import Live
@@ -75,7 +75,8 @@ class FeedbackReinforceLora(io.ComfyNode):
     def execute(cls, model, clip, vae, prompts, scored_by, objective, name, seed, **given) -> io.NodeOutput:
         check_vae(vae, model)
         texts = prompts_of(prompts)
-        conds = encode_prompts(clip, texts)
+        held = held_out(given.get("alarm"))
+        conds = encode_prompts(clip, [*texts, *(held.prompts if held else ())])
         check_prompts(model, conds.values())
         checked_name(name)
         known = existing_lora(model, given.get("existing_lora", NONE), given["rank"])
@@ -83,6 +84,7 @@ class FeedbackReinforceLora(io.ComfyNode):
         with trainable(model, given["rank"], seed, replace(setup_of(given), existing=known)) as policy:
             training = Training.begin(policy, name, told, given.get("ema", 0.99), given.get("resume", True))
             online = online_of(training, vae, conds, texts, scored_by, objective, given | {"seed": seed})
+            online.fits = fits_of(policy, vae, conds, held, seed)
             live = Live(f"Reward of {training.name}", given["epochs"] * given["updates"])
             result = reinforce(online, goal_of(objective, policy, vae, scored_by), given, live)
         path = training.save(result, training.name)
@@ -119,7 +121,7 @@ def online_of(
         training, vae, conds, prompts, how, scorer(training, scored_by), given["prompts_per_epoch"],
         given["group_size"], given["batch"], given["seed"], given.get("win_rate", False), objective.get("eta", 1.0),
         objective.get("window", 2), given.get("patience", 0), watch.get("alarm") == STOP,
-        watched_by(watch), fits_of(policy, vae, conds, watch, given["seed"]),
+        watched_by(watch),
     )  # fmt: skip
 
 
@@ -142,17 +144,19 @@ def watched_by(watch: dict[str, Any]) -> dict[str, Scorer]:
     return {second.name: partial(by_reward, second)}
 
 
-def fits_of(policy: Policy, vae: Any, conds: Any, watch: dict[str, Any], seed: int) -> dict[str, RatingFit]:
-    """The fit to ratings, where some are connected; their prompts are encoded by whoever encoded the others."""
-    if not isinstance(watch.get("ratings"), Feedback):
-        return {}
+def held_out(watch: dict[str, Any] | None) -> Pictures | None:
+    """The first of the ratings that are only looked at, where some are connected."""
+    if not watch or not isinstance(watch.get("ratings"), Feedback):
+        return None
     rated = rated_pictures(store(), watch["ratings"])
-    rows = [i for i, prompt in enumerate(rated.prompts) if prompt in conds][:SEEN]
-    if len(rows) < 2:
+    return Pictures(rated.images[:SEEN], rated.prompts[:SEEN], rated.scores[:SEEN])
+
+
+def fits_of(policy: Policy, vae: Any, conds: Any, held: Pictures | None, seed: int) -> dict[str, RatingFit]:
+    if held is None:
         return {}
-    latents = encode_pictures(policy.model, vae, [rated.images[i] for i in rows])
-    u = rated.utilities()
-    examples = [Example(latent, rated.prompts[i], float(u[i])) for latent, i in zip(latents, rows, strict=True)]
+    latents, u = encode_pictures(policy.model, vae, held.images), held.utilities().tolist()
+    examples = [Example(*row) for row in zip(latents, held.prompts, u, strict=True)]
     return {FIT: RatingFit(policy, ForwardSource(examples, conds, policy.process, policy.sigma_at, 8, seed))}
 
 

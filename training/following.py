@@ -101,8 +101,9 @@ class Follower:
         """The whole state, on disk and as the place to go back to."""
         about: dict[str, Any] = {"fingerprint": fingerprint(self.settings), "settings": self.settings}
         about |= {"numbers": self.progress.numbers(), "history": asdict(self.history)}
-        self.run.save(self.progress.step, self.progress.tensors(), about, best)
-        self.back.take()
+        tensors = self.progress.tensors()
+        self.run.save(self.progress.step, tensors, about, best)
+        self.back.take(tensors)
         self._saved, self._parts = self.progress.step, self.progress.parts
 
     def _between(self, step: Step) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .objectives import Batch, Objective, View
-from .progress import Progress
+from .progress import Progress, Tensors
 
 
 class Policy(Protocol):
@@ -80,8 +80,9 @@ class SavePoint:
         self.progress = progress
         self.take()
 
-    def take(self) -> None:
-        self._tensors, self._numbers = self.progress.tensors(), self.progress.numbers()
+    def take(self, tensors: Tensors | None = None) -> None:
+        """tensors: what `Progress.tensors` gives now, from who has it at hand."""
+        self._tensors, self._numbers = tensors or self.progress.tensors(), self.progress.numbers()
 
     def go_back(self) -> None:
         """Everything as it was but the learning rate, which is half of what it is now."""

@@ -133,6 +133,8 @@ def free_path(folder: Path, name: str) -> Path:
 
 def sync(path: Path) -> None:
     """Returns once the file or folder is on disk: safetensors' own writer does not wait for that."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders, and writes their entries by itself
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
