@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from . import format_routes, gate_routes
+from . import format_routes, gate_routes, routes_refinements
 from . import request_models as models
 from . import request_queries as queries
 from .openapi_answers import ANSWERS, reference
@@ -42,6 +42,7 @@ OTHER_BODIES: list[type[BaseModel]] = [
     models.CollectionBody,
     models.EmptyBody,
     gate_routes.GateBody,
+    routes_refinements.ChoiceBody,
 ]
 IDEMPOTENCY_KEY = {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "maxLength": 255}}
 
@@ -70,6 +71,7 @@ def _paths() -> dict[str, Any]:
         **_pictures(),
         **{path: {"post": _write(*what)} for path, what in JUDGEMENTS.items()},
         **_upkeep(),
+        **_rounds(),
         **_exchange(),
         **_gates(),
     }
@@ -103,6 +105,16 @@ def _upkeep() -> dict[str, Any]:
         "/prune": {"post": _send("Delete what nobody judged", models.EmptyBody, "Freed")},
         "/backup": {"post": _send("Write a backup into the data folder", models.EmptyBody, "Backup")},
         "/openapi.json": {"get": _operation("This document", _json("OpenAPI 3.1", {"type": "object"}), [])},
+    }
+
+
+def _rounds() -> dict[str, Any]:
+    recurring = _query(routes_refinements.RecurringQuery)
+    choice = _write("Choose in a round of refinement", routes_refinements.ChoiceBody)
+    return {
+        "/images/{id}/family": {"get": _read("The rounds that a picture came from and led to", "Family", [_path()])},
+        "/rounds/{id}/choice": {"post": {**choice, "parameters": [_path(), IDEMPOTENCY_KEY]}},
+        "/recurring": {"get": _read("Edits that come back, and what they suggest", "Recurring", recurring)},
     }
 
 

@@ -50,7 +50,30 @@ RELIABILITY = {
     "repeats": WHOLE,
     "median_seconds": MAYBE_NUMBER,
 }
+EVIDENCE = {"pictures": WHOLE, "raters": WHOLE, "examples": listed(UUID_TEXT)}
+COUNTS = {"type": "object", "additionalProperties": WHOLE}
+ROUND = {
+    "id": UUID_TEXT,
+    "parent": UUID_TEXT,
+    "comment": TEXT,
+    "labels": listed(TEXT),
+    "candidates": listed(shape(image_id=UUID_TEXT, score=MAYBE_NUMBER)),
+    "accepted": MAYBE_TEXT,
+    "decided": {"type": "boolean"},
+    "how": MAYBE_TEXT,
+    "created_at": WHEN,
+}
 ANSWERS: dict[str, Schema] = {
+    "Family": shape(root=UUID_TEXT, rounds=listed(shape(**ROUND))),
+    "Recurring": shape(
+        words=listed(shape(wanted={"type": "boolean"}, text=TEXT, **EVIDENCE)),
+        labels=listed(shape(label=TEXT, **EVIDENCE)),
+        places=COUNTS,
+        interactions=COUNTS,
+        rounds=WHOLE,
+        accepted=WHOLE,
+        suggestions=listed(shape(name=TEXT, kind=TEXT, **EVIDENCE)),
+    ),
     "Id": shape(id=UUID_TEXT),
     "Error": shape(error=TEXT),
     "Rating": shape(**MARK, axis=TEXT, value=NUMBER, scale=reference("Scale")),

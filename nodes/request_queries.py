@@ -19,6 +19,7 @@ def _dated(value: Any) -> Any:
     return value
 
 
+Times = Annotated[int, Field(ge=1, le=1000)]
 Time = Annotated[AwareDatetime, BeforeValidator(_dated)]
 
 

@@ -10,6 +10,7 @@ from . import (
     routes_history,
     routes_judgements,
     routes_pictures,
+    routes_refinements,
     routes_settings,
     routes_upkeep,
     routes_watermarks,
@@ -20,6 +21,7 @@ from .team import DOOR, Door
 SUBJECTS = (
     routes_pictures,
     routes_judgements,
+    routes_refinements,
     routes_settings,
     routes_upkeep,
     routes_history,

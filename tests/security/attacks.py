@@ -56,7 +56,7 @@ PATHS = {
     "a header": "x%0d%0aSet-Cookie:%20a=b",
 }
 ID_ROUTES = (
-    *(("GET", f"images/{{id}}{end}") for end in ("", "/file", "/thumbnail", "/marks")),
+    *(("GET", f"images/{{id}}{end}") for end in ("", "/file", "/thumbnail", "/marks", "/family")),
     *WITHOUT_BODY,
 )
 

@@ -37,6 +37,7 @@ BODIES: dict[tuple[str, str], JSON] = {
     ("POST", "history/scan"): {"collection": "attacked"},
     ("POST", "gates/{key}"): {"action": "choose", "images": [FIRST], "mask_of": FIRST, "comment": "c", "rater": "r"},
     ("POST", "watermarks/scan"): {},
+    ("POST", "rounds/{id}/choice"): {"image_id": FIRST, "rater": "r"},
     ("POST", "prune"): {},
     ("POST", "backup"): {},
 }
