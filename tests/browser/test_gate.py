@@ -86,11 +86,6 @@ def ramp(count: int) -> dict[str, Any]:
     return nodes
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["classic", "vue"])
-def renderer(request: pytest.FixtureRequest, shared_comfy_page: Any) -> Any:
-    return shared_comfy_page.set_vue_nodes(request.param)
-
-
 # What does not depend on how nodes are drawn is tried once.
 once = pytest.mark.parametrize("renderer", [False], ids=["classic"], indirect=True)
 
@@ -176,6 +171,50 @@ def test_rejecting_lets_nothing_go_on(gate: Gate) -> None:
     gate.ask(1, mode="approve")
     gate.button("Reject").click()
     assert set(gate.end()) == {"50"}
+
+
+@once
+def test_what_was_said_can_be_taken_back_while_the_run_goes_on_with_it(gate: Gate) -> None:
+    gate.ask(3)
+    gate.cards().nth(1).locator("img").click()
+    gate.element.get_by_role("textbox").fill("sharper")
+    gate.button("Go on with picture 2").click()
+    assert gate.end()["51"]["text"] == ["1"]
+    assert len(gate.marks(1)["comparisons"]) == 2
+    take_back = gate.button("Take back what I said")
+    take_back.click()
+    expect(gate.element.get_by_text("Took back: “Go on with picture 2”")).to_be_visible()
+    expect(take_back).to_be_hidden()
+    assert not any(gate.marks(1).values())
+    # The next answer is taken back by its key, on a picture of the question after it.
+    gate.queue()
+    gate.cards().first.focus()
+    gate.page.keyboard.press("1")
+    gate.page.keyboard.press("Enter")
+    gate.end()
+    first = gate.asked["images"][0]
+    assert len(gate.server.get(f"{API}/images/{first}/marks")["comparisons"]) == 2
+    gate.queue()
+    gate.cards().first.focus()
+    gate.page.keyboard.press("u")
+    gone = lambda: not gate.server.get(f"{API}/images/{first}/marks")["comparisons"]  # noqa: E731
+    gate.comfy_page.poll(gone, 60)
+
+
+@once
+def test_pictures_that_cannot_be_read_at_first_are_asked_for_again(gate: Gate) -> None:
+    """As while a database server is away: the node says so, and shows them when it is back."""
+    answer = {"status": 503, "json": {"error": "The feedback database does not answer."}}
+    gate.page.route("**/feedback_loop/v1/images/*", lambda route: route.fulfill(**answer))
+    gate.ask(2, wait=False)
+    gate.page.evaluate("() => window.app.queuePrompt(0, 1)")
+    gate.asked = gate.comfy_page.poll(gate.waiting, 60)[0]
+    expect(gate.element).to_contain_text("can't be read at this moment")
+    gate.page.unroute_all()
+    expect(gate.cards()).to_have_count(2)
+    gate.cards().first.locator("img").click()
+    gate.button("Go on with picture 1").click()
+    assert gate.end()["51"]["text"] == ["0"]
 
 
 def test_a_painted_part_leaves_the_node_as_a_mask(gate: Gate) -> None:

@@ -41,9 +41,9 @@ function factsOf(picture) {
   const others = othersStars(picture.ratings);
   return [
     dateInWords(picture.created_at),
-    picture.collection,
     others !== null && `others ${others.toFixed(1)}★`,
     typeof picture.watermark === "number" && `watermark ${picture.watermark.toFixed(2)}`,
+    picture.collection, // last, since it may be long
   ].filter(Boolean);
 }
 
@@ -74,17 +74,17 @@ export class Row {
     this.element.dataset.imageId = id;
     this.element.setAttribute("aria-posinset", index + 1);
     if (other) this.#showPicture(picture);
+    this.facts.textContent = factsOf(picture).join(" · ");
+    this.facts.title = this.facts.textContent;
     this.showStars();
   }
 
-  #showPicture({ prompt, width, height, ...rest }) {
+  #showPicture({ prompt, width, height }) {
     this.element.classList.remove("fl-broken");
     this.image.removeAttribute("src");
     this.image.classList.toggle("fl-pixels", Math.max(width, height) <= PIXEL_ART_UP_TO);
     this.prompt.textContent = prompt ?? "(no prompt)";
     this.prompt.title = prompt ?? "";
-    this.facts.textContent = factsOf(rest).join(" · ");
-    this.facts.title = this.facts.textContent;
     if (seen.has(this.id)) this.showImage();
   }
 

@@ -12,7 +12,7 @@ export class Watermarks {
   constructor(filters, finished) {
     this.filters = filters;
     this.finished = finished;
-    this.line = element("p", { className: "fl-count", role: "status" });
+    this.line = element("p", { className: "fl-watermarks-line", role: "status" });
     this.bar = element("progress", { className: "fl-meter", "aria-label": "Looking for watermarks" });
     this.element = element("div", { className: "fl-watermarks", hidden: "" }, this.line, this.bar);
     this.heard = 0;
