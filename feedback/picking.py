@@ -30,9 +30,9 @@ REPEATED = 0.075
 
 SETTLED = 5  # so many of a rater's latest comparisons do not come back yet
 LOOKED_AT = 100  # comparisons in a row among which one is sought that may come back
-PLACES, RUN = 6, 4  # pictures looked at: so many in a row from each of so many random places
+PLACES, RUN = 4, 4  # pictures looked at: so many in a row from each of so many random places
 DRAWN = PLACES * RUN
-GROUPS, OF_A_GROUP = 8, 6  # prompts of those whose other pictures are looked at too, and how many on either side
+GROUPS, OF_A_GROUP = 5, 6  # prompts of those whose other pictures are looked at too, and how many on either side
 
 PRIOR_MEAN, PRIOR_VARIANCE = 0.5, 0.25**2
 RATING_VARIANCE = 0.2**2

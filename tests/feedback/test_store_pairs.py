@@ -164,7 +164,7 @@ def test_where_there_are_no_two_pictures_there_is_no_pair(store: FeedbackStore):
 
 
 def test_many_pictures_are_sampled_from_everywhere(store: FeedbackStore):
-    """Of 120 pictures, 24 are looked at each time; 150 picks show most of them, old ones as well as new."""
+    """Of 120 pictures, 16 are looked at each time; 150 picks show most of them, old ones as well as new."""
     ids = store.add_images([(picture(n, size=2), Generation(prompt=f"p{n}")) for n in range(120)], "c")
     seen = {side for one in picks(store, "learn", 150) for side in (one.left, one.right)}
     thirds = [len(seen & set(ids[start : start + 40])) for start in (0, 40, 80)]
