@@ -139,7 +139,7 @@ def test_no_iteration_is_the_stock_node_bit_for_bit(method, stay, inference_mode
 def test_the_noise_stays_as_white_as_it_was(inference_mode):
     run = Run(steps=1, size=8)
     for stay in LIKELY:
-        best = run.optimise(iterations=10, stay=stay)[0]
+        best = run.optimise(iterations=4, stay=stay)[0]
         assert best.generate_noise(run.latent).var().item() == pytest.approx(1, abs=0.35)
 
 

@@ -173,7 +173,7 @@ def test_a_search_stops_when_the_reward_is_reached(parts, inference_mode):
 
 def test_rounds_near_the_best_never_get_worse_and_the_noise_goes_on_from_there(parts, inference_mode):
     search = Search(parts)
-    scores = [search.run(candidates=4, halving=False, rounds=rounds)[3] for rounds in (1, 2, 3)]
+    scores = [search.run(candidates=4, halving=False, rounds=rounds)[3] for rounds in (1, 3)]
     assert scores == sorted(scores) and scores[0] < scores[-1]
     best = search.run(candidates=4, halving=False)[2]
     again = search.run(noise=best, candidates=4, halving=False, look=NEAR)
