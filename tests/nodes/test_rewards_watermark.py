@@ -45,7 +45,7 @@ def pictures(count: int = 8, side: int = 64) -> torch.Tensor:
 
 
 def marked(count: int = 2) -> torch.Tensor:
-    cover = torch.from_numpy(overlays.mark(overlays.tiled_text, 64, np.random.default_rng(4))).float() / 255
+    cover = torch.tensor(overlays.mark(overlays.tiled_text, 64, np.random.default_rng(4))).float() / 255
     return pictures(count) + 0.6 * cover[None, :, :, None]
 
 

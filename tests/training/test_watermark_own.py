@@ -125,7 +125,7 @@ def test_the_map_is_as_large_as_the_picture_and_brighter_where_the_mark_is(heigh
     """White letters over the left half of a dark slope."""
     picture = torch.linspace(0.1, 0.3, width).expand(1, 3, height, width).clone()
     side = height // 2 * 2
-    cover = torch.from_numpy(overlays.mark(overlays.tiled_text, side, np.random.default_rng(4)))[:, : width // 2]
+    cover = torch.tensor(overlays.mark(overlays.tiled_text, side, np.random.default_rng(4)))[:, : width // 2]
     picture[..., :side, : cover.shape[1]] += 0.6 * cover / 255
     with torch.no_grad():
         where = location(load_detector(), picture.clamp(0, 1))[0]
