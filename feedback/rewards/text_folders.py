@@ -18,6 +18,7 @@ from .text import SHARPNESS, ImageNetwork, TextNetwork
 
 KINDS = ("clip", "siglip")
 LARGEST_TOKENIZER = 64 * 2**20
+END = "</s>"  # what SigLIP's texts end in and are filled up with
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model")
 
 
@@ -90,7 +91,8 @@ def _tokenizer(folder: Path) -> Any:
     settings = read_json(folder / "tokenizer_config.json", needed=False)
     try:
         try:
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            # a folder on this disk, and nothing else: local_files_only
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)  # nosec B615
         except ImportError:
             return _from_json(folder, settings)
     except Exception as error:  # noqa: BLE001  (tokenizers raises no class of its own)
@@ -111,7 +113,8 @@ def _from_json(folder: Path, settings: dict[str, Any]) -> Any:
     named = {name: value.get("content") if isinstance(value, dict) else value for name, value in special.items()}
     known = {name: value for name, value in named.items() if isinstance(value, str)}
     file = str(folder / "tokenizer.json")
-    return PreTrainedTokenizerFast(tokenizer_file=file, **({"pad_token": "</s>"} | known))
+    known.setdefault("pad_token", END)
+    return PreTrainedTokenizerFast(tokenizer_file=file, **known)
 
 
 def _plain(text: str) -> str:
