@@ -53,5 +53,6 @@ def test_the_server_answers_as_its_description_says(target: Target) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_the_server_answers_as_its_description_says_a_thousand_times(target: Target) -> None:
     fuzzed(target, 200)
