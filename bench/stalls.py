@@ -1,4 +1,7 @@
-"""How long ComfyUI's event loop is held up while people rate and a prompt runs, next to the idle server's worst."""
+"""How long ComfyUI's event loop is held up while people rate and a prompt runs, next to the idle server's worst.
+
+A prompt that runs alone is measured too: every ten seconds ComfyUI then collects garbage, which stops everything.
+"""
 
 from __future__ import annotations
 
@@ -100,6 +103,9 @@ def _measure(url: str, seconds: float, say: Callable[[str], None]) -> None:
     runs = threading.Thread(target=lambda: [_run(url, seed) for seed in _until(done)], daemon=True)
     runs.start()
     _get(url, "/probe")
+    time.sleep(seconds)
+    alone = _get(url, "/probe")
+    say(f"  a running prompt alone: p99.9 {1000 * _share(alone, 0.999):.1f} ms, worst {1000 * alone[-1]:.1f} ms")
     answers = _load(url, seconds)
     busy = _get(url, "/probe")
     done.set()
