@@ -72,8 +72,11 @@ class FeedbackReinforceLora(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, clip, vae, prompts, scored_by, objective, name, seed, **given) -> io.NodeOutput:
+    def execute(
+        cls, model, clip, vae, prompts, scored_by, objective, name, seed, reward=None, **given
+    ) -> io.NodeOutput:
         check_vae(vae, model)
+        scored_by = {"reward": reward} | scored_by
         texts = prompts_of(prompts)
         held = held_out(given.get("alarm"))
         conds = encode_prompts(clip, [*texts, *(held.prompts if held else ())])

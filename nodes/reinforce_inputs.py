@@ -12,6 +12,10 @@ NO_ALARM, WARN, STOP = "off", "warn", "stop"
 def inputs() -> list[io.Input]:
     """All after the prompts, in the order in which they are shown."""
     return [
+        # not inside scored_by: the frontend cannot make a node whose first choice brings a socket
+        REWARD.Input(
+            "reward", optional=True, tooltip="Scores the pictures: a taste, a colour, a penalty, or several combined."
+        ),
         scored_by_input(),
         objective_input(),
         *length_inputs(),
@@ -32,11 +36,10 @@ def scored_by_input() -> io.DynamicCombo.Input:
         "hours", default=24.0, min=0.0, max=1000.0, step=0.5,
         tooltip="How long an epoch waits for the ratings. Cancel and resume work meanwhile.",
     )  # fmt: skip
-    reward = REWARD.Input("reward", tooltip="Scores the pictures: a taste, a colour, a penalty, or several combined.")
     return io.DynamicCombo.Input(
         "scored_by",
         tooltip="Who says how good a picture is: a reward, or people, who rate each epoch's pictures in the sidebar.",
-        options=[io.DynamicCombo.Option(REWARDED, [reward]), io.DynamicCombo.Option(PEOPLE, [collection, hours])],
+        options=[io.DynamicCombo.Option(REWARDED, []), io.DynamicCombo.Option(PEOPLE, [collection, hours])],
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from workflow_layout import Group, Node, note
@@ -290,6 +291,134 @@ LORA = [
     Group("3 · Did it help?", [[Node("compare", "FeedbackEvaluate", EVALUATION, size=(600, 1150))]], 3, COMPARE),
 ]
 
+WORDS_NOTE = """# Say what to change
+
+Press **Run**: the two rows have the same seed, the second one with what is written in **Say what to change**.
+
+Write what you would change about the pictures, such as *darker background, larger, no watermark*, and run again. For \
+the next round, move your comment into *earlier*: there it still counts, half as much each round, and can be edited. \
+*strength* 0 is off.
+
+What you do not want (*no*, *less*, *remove*, *too*) goes into the negative prompt, which needs a CFG above 1."""
+
+SAID: dict[str, Any] = {
+    "positive": "@positive.CONDITIONING",
+    "clip": "@model.CLIP",
+    "comment": "on the left, plain background",
+    "strength": 1.0,
+    "mode": "everywhere",
+    "earlier": "larger",
+    "negative": "@negative.CONDITIONING",
+}
+
+
+def said_sampler() -> Node:
+    made = sampler("steered", "@model.MODEL", 21, "Draw as you said")
+    return replace(made, inputs={**made.inputs, "positive": "@said.positive", "negative": "@said.negative"})
+
+
+WORDS = [
+    Group(
+        "1 · What to draw",
+        [[note("about", WORDS_NOTE, (400, 320))], [demo_model()], *prompts(), [latents(6)]],
+        0,
+        DRAW,
+    ),
+    Group("2 · What to change", [[Node("said", "FeedbackTextConditioning", SAID, size=(420, 720))]], 1, RATE),
+    Group("3 · As it was", [[sampler("plain", "@model.MODEL", 21, "Draw plainly")]], 2, DRAW),
+    Group("4 · As you said", [[said_sampler()]], 2, COMPARE),
+    Group(
+        "Plain",
+        [[decode("plain_pictures", "@plain.LATENT"), preview("plain_view", "@plain_pictures.IMAGE", "Plain")]],
+        3,
+        DRAW,
+    ),
+    Group(
+        "As you said",
+        [
+            [
+                decode("said_pictures", "@steered.LATENT"),
+                preview("said_view", "@said_pictures.IMAGE", "As you said"),
+            ]
+        ],
+        3,
+        COMPARE,
+    ),
+]
+
+REGIONS_NOTE = """# Mark and refine
+
+1. Press **Run**: four pictures are drawn and captured.
+2. Open one large in *Capture pictures* (Space), draw a box around what is wrong (a watermark, a bad shape), and write \
+at the mark what you want.
+3. Press **Run** again: only the marked places are made anew, four times, the cleanest is put in, and everything else \
+stays as it was, to the last bit. Each round is recorded.
+
+Pictures in which nothing is marked pass as they are. The refined ones are captured too: mark them again."""
+
+REFINED: dict[str, Any] = {
+    "model": "@model.MODEL",
+    "positive": "@positive.CONDITIONING",
+    "negative": "@negative.CONDITIONING",
+    "vae": "@model.VAE",
+    "images": "@capture.images",
+    "mask": "@mask.mask",
+    "seed": 100,
+    "control_after_generate": "fixed",
+    "steps": 20,
+    "cfg": 2.0,
+    "sampler_name": "euler",
+    "scheduler": "sgm_uniform",
+    "candidates": 4,
+    "clip": "@model.CLIP",
+    "comment": "@mask.comment",
+    "reward": "@penalty.reward",
+    "collection": "refined",
+}
+MARKED = {"images": "@capture.images", "labels": "", "points": "snap", "grow": 4}
+
+REGIONS = [
+    Group(
+        "1 · What to draw",
+        [[note("about", REGIONS_NOTE, (400, 380))], [demo_model()], *prompts(), [latents(4)]],
+        0,
+        DRAW,
+    ),
+    Group(
+        "2 · Draw",
+        [[sampler("sampler", "@model.MODEL", 12, "Draw")], [decode("decode", "@sampler.LATENT")]],
+        1,
+        DRAW,
+    ),
+    Group("3 · Mark what is wrong", [[capture("@decode.IMAGE", "@sampler.LATENT", (480, 620))]], 2, RATE),
+    Group(
+        "4 · What you marked",
+        [
+            [Node("mask", "FeedbackRegionMask", MARKED, size=(400, 640))],
+            [Node("penalty", "FeedbackWatermarkPenalty")],
+        ],
+        3,
+        LEARN,
+    ),
+    Group("5 · Made anew", [[Node("refined", "FeedbackRefineRegion", REFINED, size=(480, 1300))]], 4, COMPARE),
+    Group(
+        "6 · Mark again",
+        [
+            [
+                Node(
+                    "again",
+                    "FeedbackCapture",
+                    {"images": "@refined.images", "collection": "refined"},
+                    "The refined pictures",
+                    (480, 620),
+                )
+            ]
+        ],
+        5,
+        RATE,
+    ),
+]
+
 SEARCH_NOTE = """# Search without gradients
 
 Some rewards cannot pull: a count, a label, a person. These nodes only ask them which candidate is better, so **any** \
@@ -435,7 +564,7 @@ REINFORCED: dict[str, Any] = {
     "width": 64,
     "height": 64,
     "alarm": "stop",
-    "scored_by.reward": "@reward.reward",
+    "reward": "@reward.reward",
     "alarm.second_reward": "@watched.reward",
 }
 
@@ -470,6 +599,8 @@ PLANS: dict[str, list[Group]] = {
     "02_learn_a_taste_and_guide": GUIDE,
     "03_watermark_penalty": WATERMARK,
     "04_train_a_lora": LORA,
+    "05_a_wish_in_words": WORDS,
+    "06_mark_and_refine": REGIONS,
     "07_search_without_gradients": SEARCH,
     "08_reinforce_online": REINFORCE,
 }
