@@ -24,6 +24,10 @@ MOST = 0.8
 BEYOND = 0.25
 """The share of pictures outside the plain range from which on steering is said to be too much."""
 
+LONG = 0.85
+"""Steps of so many standard deviations of x0 given x leave what the model holds to be likely. On the demo model a tenth
+of the prompted attributes is lost between one and two; strength 1 of a latent model makes steps of .6."""
+
 WIDE = {"saturation": (-0.01, 0.75), "detail": (-3.0, -0.45)}
 """Without plain pictures: what next to no photograph or drawing reaches; see `statistics` for the units."""
 
@@ -31,11 +35,12 @@ WIDE = {"saturation": (-0.01, 0.75), "detail": (-3.0, -0.45)}
 @dataclass(frozen=True)
 class Look:
     """One steered step of a batch. All (B,): reward at the estimate; room: how much one standard deviation of x0 given
-    x could change the reward, as a share of what counts as a change."""
+    x could change the reward, as a share of what counts as a change; stride: the step made, in those deviations."""
 
     step: int
     reward: Tensor
     room: Tensor
+    stride: Tensor
 
 
 @dataclass
@@ -57,7 +62,7 @@ class Watch:
         """What is wrong with the run, in sentences; empty when nothing is."""
         if not self.looks:
             return ["No step was steered: start_percent to end_percent holds none of this run's steps."]
-        return [said for said in (self._nothing(), self._beyond(), self._betrayed()) if said]
+        return [said for said in (self._nothing(), self._far(), self._beyond(), self._betrayed()) if said]
 
     def _nothing(self) -> str:
         quiet = torch.stack([(look.room < QUIET).float().mean() for look in self.looks]).mean()
@@ -66,6 +71,15 @@ class Watch:
         return (
             "The reward hardly depends on these pictures: guidance did next to nothing. It is satisfied already, or "
             "cannot see what it looks for here."
+        )
+
+    def _far(self) -> str:
+        stride = float(torch.stack([look.stride.mean() for look in self.looks]).median())
+        if stride <= LONG:
+            return ""
+        return (
+            f"The steps were {stride:.2g} times as long as the model's own doubt about the pictures: they leave what "
+            "it holds to be likely. Lower the strength."
         )
 
     def _beyond(self) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..diffusion.process import Process
 from ..feedback.rewards.base import Reward
-from ..guidance.gradient import GuidanceError, Guide, Transport, TrustRegion, guided, orthogonal_part, tilted
+from ..guidance.gradient import GuidanceError, Guide, Transport, TrustRegion, guided, orthogonal_part, rms, tilted
 from .decoder import Decoder, check_pictures
 from .denoiser import Shared, encoders_of, gradients, normal_reward, patchers_of, process_of_sampling
 from .encoder import ClipVisionEncoder, ManagedNetwork
@@ -169,8 +169,10 @@ class RewardGuidance:
                 steered = exact_step(steered, sigma, pull, guide, process)
         shared = [guide for pull, guide in zip(pulls, guides, strict=True) if pull.manner.mode == OPTIMISE]
         steered = guided(steered, sigma, shared, process, self.region.tau)
+        deviation = process.posterior_variance(sigma).sqrt().to(steered.device)
+        stride = rms(steered.float() - denoised.float()).flatten() / deviation.flatten().clamp(min=1e-12)
         for pull in pulls:
-            pull.sight.end_step(len(steered))
+            pull.sight.end_step(stride)
         return steered
 
     def memory_for(self, shape: Sequence[int]) -> float:

@@ -51,11 +51,12 @@ class Sight:
     def roomy(self, room: Tensor) -> None:
         self._room = room.detach().cpu()
 
-    def end_step(self, count: int) -> None:
-        """count: pictures of the batch. Tells the pages."""
+    def end_step(self, stride: Tensor) -> None:
+        """stride: how long each picture's step was, (B,), in standard deviations of x0 given x. Tells the pages."""
+        count = len(stride)
         reward, images = torch.cat(self._scores)[:count], torch.cat(self._images)[:count]
         room = torch.full((count,), torch.inf) if self._room is None else self._room
-        self.watch.see(Look(len(self.watch.looks) + 1, reward, room), images)
+        self.watch.see(Look(len(self.watch.looks) + 1, reward, room, stride.cpu()), images)
         self._shown = images
         self.begin_step()
         self._tell(preview=picture(images[0]))

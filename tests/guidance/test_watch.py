@@ -14,10 +14,14 @@ def pictures(count=6, contrast=0.2, seed=0):
     return (0.5 + contrast * 0.2 * noise).clamp(0, 1)
 
 
-def seen(images, room=1.0, plain=None, steps=5):
+def look(step, count, room=1.0, stride=0.6):
+    return Look(step + 1, torch.arange(count) + float(step), torch.full((count,), room), torch.full((count,), stride))
+
+
+def seen(images, room=1.0, plain=None, steps=5, stride=0.6):
     watch = Watch(None if plain is None else statistics(plain))
     for step in range(steps):
-        watch.see(Look(step + 1, torch.arange(len(images)) + float(step), torch.full((len(images),), room)), images)
+        watch.see(look(step, len(images), room, stride), images)
     return watch
 
 
@@ -30,8 +34,14 @@ def test_a_good_run_is_silent():
 def test_a_reward_without_a_slope_in_four_of_five_steps_does_nothing(quiet_steps, said):
     watch = seen(pictures(), room=0.01, steps=quiet_steps)
     for step in range(quiet_steps, 5):
-        watch.see(Look(step + 1, torch.zeros(6), torch.ones(6)), pictures())
+        watch.see(look(step, 6), pictures())
     assert any("next to nothing" in problem for problem in watch.problems()) is said
+
+
+@pytest.mark.parametrize("stride, said", [(0.6, False), (1.2, True)])
+def test_steps_longer_than_the_models_doubt_are_too_long(stride, said):
+    """Strength 1 makes steps of .6 standard deviations of x0 given x, strength 2 of 1.2."""
+    assert any("Lower the strength" in problem for problem in seen(pictures(), stride=stride).problems()) is said
 
 
 def test_pictures_beyond_the_range_of_plain_ones_are_named_with_the_side():

@@ -17,24 +17,32 @@ from feedback_loop.nodes import demo, sampling
 from feedback_loop.nodes.guidance import FeedbackRewardGuidance
 
 PICTURES = 60
+STRENGTHS = (1.0, 1.5, 2.0, 4.0, 8.0)
 
 pytestmark = pytest.mark.long
 
 
-@pytest.fixture(scope="module")
-def rows():
-    """The same prompts and seeds without and with guidance, as the independent judge sees them."""
+def drawn(strength: float, plain: torch.Tensor | None = None) -> tuple[measure.Row, list[str]]:
+    """The same prompts and seeds at a strength, as the independent judge sees them, and what the node says of it."""
     with torch.inference_mode():
         model, clip, vae, _ = demo.load_demo_model()
         prompts = any_prompts(PICTURES, seed=11)
         positives = [clip.encode_from_tokens_scheduled(clip.tokenize(prompt.text)) for prompt in prompts]
         negative = clip.encode_from_tokens_scheduled(clip.tokenize(""))
-        guided = FeedbackRewardGuidance.execute(model, WatermarkPenalty(), vae, 1.0).args[0]
+        normal = None if plain is None else plain.movedim(1, -1)
+        model = FeedbackRewardGuidance.execute(model, WatermarkPenalty(), vae, strength, plain=normal).args[0]
         seeds = [prompt.seed for prompt in prompts]
-        settings = (20, 2.0, "euler", "sgm_uniform", 64, 64, 30)
-        images = [sampling.rollout(m, positives, negative, vae, seeds, *settings).images for m in (model, guided)]
-    judge = judging.load()
-    return [measure.judged(batch.clone(), prompts, judge) for batch in images]
+        settings = (20, 2.0, "euler", "sgm_uniform", 64, 64, PICTURES)
+        images = sampling.rollout(model, positives, negative, vae, seeds, *settings).images
+    hooks = model.model_options.get("sampler_post_cfg_function", ())
+    problems = [said for hook in hooks for said in hook.pulls[0].sight.watch.problems()]
+    return measure.judged(images.clone(), prompts, judging.load()), problems
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Without and with guidance of strength 1."""
+    return [drawn(strength)[0] for strength in (0.0, 1.0)]
 
 
 def test_watermarks_go_and_none_is_painted(rows):
@@ -61,3 +69,19 @@ def test_what_the_prompts_ask_for_stays(rows):
 def test_the_pictures_stay_as_different_from_each_other(rows):
     plain, guided = (row.numbers.diversity for row in rows)
     assert guided >= 0.85 * plain
+
+
+def test_raising_the_strength_warns_before_a_tenth_of_the_attributes_is_lost(rows):
+    """In steps up to eight times the strength: at the first at which the independent judge finds ten points of the
+    prompted attributes gone, the node has warned already. At strength 1 it is silent."""
+    plain = measure.attribute_accuracy(rows[0])
+    warned = []
+    for strength in STRENGTHS:
+        row, problems = drawn(strength, rows[0].images)
+        warned.append(bool(problems))
+        if measure.attribute_accuracy(row) <= plain - 0.1:
+            assert any(warned[:-1]), f"at strength {strength}"
+            break
+    else:
+        pytest.fail("no strength lost ten points, so nothing was shown")
+    assert not warned[0]
