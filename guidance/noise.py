@@ -78,7 +78,7 @@ def optimised(
         z = z + steps.learning_rate * (slope + steps.momentum * velocity).to(z.dtype)
         if steps.likely == "white":
             z = whitened(z)
-    assert best is not None
+    assert best is not None  # tells types, guards nothing # nosec B101
     return best
 
 

@@ -71,7 +71,7 @@ class Pull:
 
     def judged(self, images: Tensor) -> Tensor:
         """What the second reward says of pictures (B,3,H,W), (B,)."""
-        assert self.judge is not None
+        assert self.judge is not None  # tells types, guards nothing # nosec B101
         with gradients(), torch.no_grad():
             parts = [
                 _scored(self.judge(), part) for part in images.clone().to(self.decoder.patcher.load_device).split(8)

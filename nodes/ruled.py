@@ -93,7 +93,7 @@ class Rules:
         return factor.to(like.device).reshape(-1, *(1,) * (like.ndim - 1))
 
     def _look(self, index: int, one: Judged, denoised: Tensor, percent: float, sigma: float) -> None:
-        assert self.course is not None
+        assert self.course is not None  # tells types, guards nothing # nosec B101
         if not one.rule.start <= percent <= one.rule.end:
             return
         scores = one.scores(denoised, percent)
@@ -108,7 +108,7 @@ class Rules:
             tell_pages(EVENT, {"node": one.node, "text": f"Picture {place + 1}: {self.course.fired[-1].text}"})
 
     def _switched(self, args: dict[str, Any], denoised: Tensor) -> Tensor:
-        assert self.course is not None
+        assert self.course is not None  # tells types, guards nothing # nosec B101
         for index in range(len(self.judged)):
             rows = self.course.switched == index
             if rows.any():

@@ -124,7 +124,7 @@ class _Searching:
             best = self._round(noises, best)
             if best.reached(self.plan.threshold) or not self._affordable(self.plan.candidates):
                 break
-        assert best is not None
+        assert best is not None  # tells types, guards nothing # nosec B101
         return Found(best, self.tried, self.evaluations, self.evaluations / max(self.made, 1) * self.steps, number + 1)
 
     def _noises(self, best: Best | None, seeds: list[int]) -> list[Callable[[], Tensor]]:
@@ -164,18 +164,18 @@ class _Searching:
             candidate = _Candidate(make())
             self.tried += 1
             best = self._better(best, candidate, self._scored(candidate, Stage(1, self.steps)))
-        assert best is not None
+        assert best is not None  # tells types, guards nothing # nosec B101
         return best
 
     def _better(self, best: Best | None, candidate: _Candidate, scores: Tensor) -> Best:
-        assert candidate.estimate is not None
+        assert candidate.estimate is not None  # tells types, guards nothing # nosec B101
         if best is None:
             return Best(candidate.noise, candidate.estimate, scores)
         return best.improved(candidate.noise, candidate.estimate, scores)
 
     def _scored(self, candidate: _Candidate, stage: Stage) -> Tensor:
         self._advance(candidate, stage.steps)
-        assert candidate.estimate is not None
+        assert candidate.estimate is not None  # tells types, guards nothing # nosec B101
         if stage.steps < self.steps or self.sigmas[-1] == 0:
             return self.score(candidate.estimate)
         return self.score(candidate.tape[-1])
