@@ -158,7 +158,9 @@ def held_out(watch: dict[str, Any] | None) -> Pictures | None:
 def fits_of(policy: Policy, vae: Any, conds: Any, held: Pictures | None, seed: int) -> dict[str, RatingFit]:
     if held is None:
         return {}
-    latents, u = encode_pictures(policy.model, vae, held.images), held.utilities().tolist()
+    with torch.no_grad():
+        latents = encode_pictures(policy.model, vae, held.images)
+    u = held.utilities().tolist()
     examples = [Example(*row) for row in zip(latents, held.prompts, u, strict=True)]
     return {FIT: RatingFit(policy, ForwardSource(examples, conds, policy.process, policy.sigma_at, 8, seed))}
 

@@ -73,6 +73,7 @@ class Online:
             lambda step: self.follow_old(objective, step), self.judge, lambda: follower.progress.setbacks,
         )  # fmt: skip
 
+    @torch.no_grad()
     def roll(self, number: int, objective: Objective) -> Epoch:
         """The pictures of an epoch, by the weights as they are, with everybody's scores."""
         prompts = prompts_of_epoch(self.prompts, number, self.prompts_per_epoch, self.group_size, self.seed)

@@ -72,8 +72,8 @@ def run(model: Any, reward: Reward | None = None, **changes: Any) -> Any:
     settings |= {"objective": NFT, "epochs": 2, "updates": 2, "prompts_per_epoch": 2, "group_size": 2, "batch": 2}
     settings |= {"learning_rate": 1e-3, "rank": 4, "seed": 1, "name": "mine", "width": 64, "height": 64}
     settings |= {"sampling_steps": 4, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal", "layers": "attention"}
-    settings |= {"clip": tiny_models.clip(), "vae": tiny_models.vae()} | changes
-    with torch.inference_mode():
+    with torch.inference_mode():  # as loader nodes make them: weights that no graph may hold
+        settings |= {"clip": tiny_models.clip(), "vae": tiny_models.vae()} | changes
         return reinforce.FeedbackReinforceLora.execute(model=model, **settings)
 
 
