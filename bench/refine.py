@@ -11,9 +11,10 @@ watermarks, those pictures that had one plain. `kept`: of the other words of the
 still are.
 
 regions: drawn pictures with a watermark in a corner, or with another object than the prompt says, marked by the box
-around it. `gone`: the judge sees no watermark, or the prompted shape and colour. `seam`: how well the gradient across
-the edge of the mask tells the result from the drawn picture without the mark, by the area under the curve; .5 is not at
-all.
+around it; one round of four candidates. `gone`: the judge sees no watermark, or the prompted shape and colour, in the
+first candidate; in the one that a person picks, who takes a right one where there is one. `seam`: how well the gradient
+across the edge of the mask tells the picked one from the picture drawn as it should be, by the area under the curve; .5
+is not at all.
 
 references: 4 pictures with the property and 4 without, picked from other prompts' plain pictures; how often it is
 there, without and with them.
@@ -50,6 +51,7 @@ from feedback_loop.feedback import evaluation  # noqa: E402
 
 STEPS, CFG, SAMPLER, SCHEDULER = 20, 2.0, "euler", "sgm_uniform"
 BATCH = 50
+CANDIDATES = 4
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,7 @@ def regions(demo: Demo, count: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Marked:
-    """A drawn picture, the same one without what is marked, the box around it, and what the prompt says."""
+    """A drawn picture, the same one as it should be, the box around what is wrong, and what the prompt says."""
 
     picture: torch.Tensor
     clean: torch.Tensor
@@ -232,14 +234,20 @@ def wrong_object(seed: int) -> Marked:
     wrong = replace(right, shape=str(rng.choice(others[0])), colour=str(rng.choice(others[1])))
     told = world.attributes(right)
     nothing = replace(wrong, radius=1e-6)
-    return marked(wrong, nothing, world.phrase(told, right, rng), {"shape": right.shape, "colour": right.colour})
+    found_ = marked(wrong, nothing, world.phrase(told, right, rng), {"shape": right.shape, "colour": right.colour})
+    return replace(found_, clean=drawn(right))
+
+
+def drawn(scene: world.Scene) -> torch.Tensor:
+    """(64, 64, 3) in 0..1."""
+    return torch.from_numpy(world.draw(scene).copy()).float() / 255
 
 
 def marked(scene: world.Scene, without: world.Scene, text: str, words_: dict[str, str]) -> Marked:
     """The box of all pixels that differ, as a person would draw it: a pixel or two wider on every side."""
     from feedback_loop.guidance.regions import grown
 
-    picture, clean = (torch.from_numpy(world.draw(one).copy()).float() / 255 for one in (scene, without))
+    picture, clean = drawn(scene), drawn(without)
     where = ((picture - clean).abs().amax(-1) > 0.02).nonzero()
     (top, left), (bottom, right) = where.min(0).values.tolist(), where.max(0).values.tolist()
     mask = torch.zeros(world.SIZE, world.SIZE)
@@ -248,32 +256,42 @@ def marked(scene: world.Scene, without: world.Scene, text: str, words_: dict[str
 
 
 def refined(demo: Demo, marks: Sequence[Marked], comment: str) -> dict[str, Any]:
-    made = [refine(demo, one, comment, seed=1000 + i) for i, one in enumerate(marks)]
-    images = torch.stack(made).movedim(-1, 1)
-    truth = demo.look(images)
+    made = torch.stack([refine(demo, one, comment, seed=1000 * i) for i, one in enumerate(marks)])
+    truth = demo.look(made.flatten(0, 1).movedim(-1, 1))
+    right = as_it_should_be(truth, [one for one in marks for _ in range(CANDIDATES)]).reshape(-1, CANDIDATES)
+    picked = made[torch.arange(len(marks)), torch.from_numpy(right.argmax(1))]
+    outside = [one.mask == 0 for one in marks]
+    same = [
+        torch.equal(m[:, o], one.picture[o].expand(CANDIDATES, -1, -1))
+        for m, o, one in zip(made, outside, marks, strict=True)
+    ]
+    return {
+        "gone in the first candidate": share(right[:, 0]),
+        "gone in the picked one": share(right.max(1)),
+        "bit-equal outside": share(np.array(same)),
+        "seam": seam_shows(picked.movedim(-1, 1), marks),
+        "n": len(marks),
+    }
+
+
+def as_it_should_be(truth: judging.Truth, marks: Sequence[Marked]) -> np.ndarray:
     if "watermark" in marks[0].words:
-        gone = ~truth.marked()
-    else:
-        gone = np.array([all(truth.holds(a, w)[i] for a, w in one.words.items()) for i, one in enumerate(marks)])
-    same = np.array(
-        [torch.equal(m[one.mask == 0], one.picture[one.mask == 0]) for m, one in zip(made, marks, strict=True)]
-    )
-    seams = seam_shows(images, marks)
-    return {"gone": share(gone), "bit-equal outside": share(same), "seam": seams, "n": len(marks)}
+        return ~truth.marked()
+    return np.array([all(truth.holds(a, w)[i] for a, w in one.words.items()) for i, one in enumerate(marks)])
 
 
 def refine(demo: Demo, one: Marked, comment: str, seed: int, **more: Any) -> torch.Tensor:
-    """(64, 64, 3)"""
+    """The candidates of one round, (N, 64, 64, 3), by the node's defaults."""
     from feedback_loop.nodes.refine import FeedbackRefineRegion
 
     given = {
         "model": demo.model, "positive": demo.encode(one.text), "negative": demo.encode(""), "vae": demo.vae,
         "seed": seed, "steps": STEPS, "cfg": CFG, "sampler_name": SAMPLER, "scheduler": SCHEDULER, "denoise": 1.0,
-        "candidates": 1, "clip": demo.clip, "comment": comment, "collection": "", "feather": 2.0, "prompt": one.text,
+        "candidates": CANDIDATES, "clip": demo.clip, "comment": comment, "collection": "", "prompt": one.text,
     }  # fmt: skip
     with torch.inference_mode():
-        best = FeedbackRefineRegion.execute(images=one.picture[None], mask=one.mask[None], **(given | more)).args[0]
-    return best[0].clone()
+        every = FeedbackRefineRegion.execute(images=one.picture[None], mask=one.mask[None], **(given | more)).args[1]
+    return every.clone()
 
 
 def seam_shows(images: torch.Tensor, marks: Sequence[Marked]) -> float:
@@ -340,7 +358,7 @@ def rounds(demo: Demo, count: int) -> dict[str, Any]:
         image = one.picture
         for round_ in range(10):
             now = Marked(image, one.clean, one.mask, one.text, one.words)
-            made = refine(demo, now, "no watermark", seed=round_, collection="rounds", candidates=1)
+            made = refine(demo, now, "no watermark", seed=round_, collection="rounds", candidates=1)[0]
             [id_] = found(compat.store(), media.pixel_hash(pictures_of(made[None])[0]))
             image = torch.tensor(compat.store().image_pixels(id_)).float() / 255
         outside = one.mask == 0

@@ -14,6 +14,7 @@ from sqlalchemy import delete, insert, or_, select, update
 from . import judging, tables
 from .checks import MAX_NAME, InvalidRecord, NotFound, checked_number, checked_text
 from .derived import COUNTS
+from .queries import chunks
 from .records import Comparison
 from .refinement_tables import candidate, choice, refinement
 from .writes import next_revision, now
@@ -190,6 +191,18 @@ def with_pixels(connection: Connection, pixel_hash: str, collection: str | None 
     return list(connection.execute(rows).scalars())
 
 
+def known_as(connection: Connection, pixel_hash: str) -> str | None:
+    """Of the pictures that show exactly this, the one to go on from: it came out of a round, else it is marked, else
+    the first; None if there is none."""
+    if (found := _in_a_round(connection, pixel_hash)) is not None:
+        return found
+    same, marked = with_pixels(connection, pixel_hash)[::-1], tables.region.c.image_id
+    for some in chunks(same):
+        if (found := connection.execute(select(marked).where(marked.in_(some)).limit(1)).scalar()) is not None:
+            return found
+    return same[0] if same else None
+
+
 def round_by_id(connection: Connection, round_id: str) -> StoredRound:
     """One round. Raises NotFound."""
     found = _rounds(connection, select(refinement).where(refinement.c.id == round_id))
@@ -210,8 +223,20 @@ def all_rounds(connection: Connection, limit: int = MAX_FAMILY) -> list[StoredRo
 
 
 def family(connection: Connection, image_id: str) -> Family:
-    """The first picture that this one came from and every round since. Raises NotFound for an unknown picture."""
-    _check_image(connection, image_id)
+    """The first picture that this one came from and every round since. Raises NotFound for an unknown picture.
+
+    A picture that was recorded twice, as in two collections, has one family.
+    """
+    image = tables.image
+    shown = connection.execute(select(image.c.pixel_hash).where(image.c.id == image_id)).scalar()
+    if shown is None:
+        raise NotFound(f"There is no picture {image_id!r} in the feedback database.")
+    ours = or_(
+        select(candidate.c.place).where(candidate.c.image_id == image_id).exists(),
+        select(refinement.c.id).where(refinement.c.parent_id == image_id).exists(),
+    )
+    if connection.execute(select(image.c.id).where(image.c.id == image_id, ours)).first() is None:
+        image_id = _in_a_round(connection, shown) or image_id
     root = _root(connection, image_id)
     rounds: dict[str, StoredRound] = {}
     waiting = [root]
@@ -220,6 +245,15 @@ def family(connection: Connection, image_id: str) -> Family:
         rounds |= {one.id: one for one in new}
         waiting = list(dict.fromkeys(made.image_id for one in new for made in one.candidates))
     return Family(root, tuple(sorted(rounds.values(), key=lambda one: one.created_at)))
+
+
+def _in_a_round(connection: Connection, pixel_hash: str) -> str | None:
+    same = with_pixels(connection, pixel_hash)
+    for column in (candidate.c.image_id, refinement.c.parent_id):
+        for some in chunks(same):
+            if (found := connection.execute(select(column).where(column.in_(some)).limit(1)).scalar()) is not None:
+                return found
+    return None
 
 
 def _root(connection: Connection, image_id: str) -> str:

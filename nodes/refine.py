@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..guidance import regions
 from .compat import REWARD, io, ui
-from .refining import Plan, refined, stored_rounds
+from .refining import ADDED, INSTEAD, Plan, refined, stored_rounds
 from .region_mask import FeedbackRegionMask
 
 
@@ -29,7 +29,7 @@ class FeedbackRefineRegion(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 io.Model.Input("model", tooltip="The model; one made for inpainting is recognised."),
-                io.Conditioning.Input("positive", tooltip="The prompt. The comment is added to it."),
+                io.Conditioning.Input("positive", tooltip="The prompt, where no comment says what is wanted."),
                 io.Conditioning.Input("negative", tooltip="The negative prompt. What the comment forbids is added."),
                 io.Vae.Input("vae", tooltip="The VAE of the model."),
                 io.Image.Input("images", tooltip="The pictures to refine, each by itself."),
@@ -77,12 +77,16 @@ class FeedbackRefineRegion(io.ComfyNode):
 
     @classmethod
     def execute(cls, images: Tensor, mask: Tensor, **given: Any) -> io.NodeOutput:
-        plan = Plan.of(cls.hidden, given)
-        results = [refined(plan, image[None], part) for image, part in zip(images, _masks(mask, images), strict=True)]
-        ids = stored_rounds(cls.hidden, plan, images, results) if plan.collection else []
-        best = torch.cat([one.pictures[:1] for one in results])
-        every = torch.cat([one.pictures for one in results])
-        shown = ui.PreviewImage(every, cls=cls).as_dict() | {"text": ("\n".join(one.summary() for one in results),)}
+        plan, masks = Plan.of(cls.hidden, given), _masks(mask, images)
+        marked = [i for i, one in enumerate(masks) if one.any()]
+        results = [refined(plan, images[i : i + 1], masks[i]) for i in marked]
+        ids = stored_rounds(cls.hidden, plan, images[marked], results) if plan.collection and marked else []
+        best = images.clone()
+        for i, one in zip(marked, results, strict=True):
+            best[i] = one.pictures[0]
+        every = torch.cat([one.pictures for one in results]) if marked else images
+        told = [one.summary() for one in results] or ["Nothing is marked. Mark a place in the picture and run again."]
+        shown = ui.PreviewImage(every, cls=cls).as_dict() | {"text": ("\n".join(told),)}
         return io.NodeOutput(best, every, ids, ui=shown)
 
 
@@ -180,8 +184,16 @@ def _later_refine_inputs() -> list[io.Input]:
             multiline=True,
             optional=True,
             advanced=True,
-            tooltip="The words that `positive` was encoded from, which the comment is added to. Empty finds them in "
-            "the graph.",
+            tooltip="The words that `positive` was encoded from, where the comment is added to them. Empty finds them "
+            "in the graph.",
+        ),
+        io.Combo.Input(
+            "comment_is",
+            options=[INSTEAD, ADDED],
+            optional=True,
+            advanced=True,
+            tooltip="What becomes of what the comment wants. the prompt there: the place is made by the comment alone. "
+            "added to the prompt: it is said after the picture's own prompt.",
         ),
     ]
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 AT_ONCE = 4  # candidates in one batch; fewer where memory is short
+INSTEAD, ADDED = "the prompt there", "added to the prompt"
 REWARD_PADDING = 0.25  # of the extent of the mask, shown to the reward around it
 LARGE = (comfy.model_base.SDXL, comfy.model_base.SD3, comfy.model_base.Flux)
 
@@ -61,6 +62,7 @@ class Plan:
     zoom: float = 1.0
     feather: float = 4.0
     guidance: float = 0.0
+    comment_is: str = INSTEAD
 
     @classmethod
     def of(cls, hidden: Any, given: dict[str, Any]) -> Plan:
@@ -86,8 +88,13 @@ class Plan:
 def _told(plan: Plan, clip: Any, prompt: str, hidden: Any) -> Plan:
     """With what the comment wants in the positive prompt and what it does not want in the negative one."""
     encode_text, said = encoder_of(clip), [Said(plan.comment.strip())]
-    words = known_prompt(prompt, hidden) if said[0].phrase(wanted=True) else ""
-    positive = steered(encode_text, plan.positive, words, said, 1.0, INSIDE)
+    wanted, positive = said[0].phrase(wanted=True), plan.positive
+    if wanted and plan.comment_is == ADDED:
+        positive = steered(encode_text, positive, known_prompt(prompt, hidden), said, 1.0, INSIDE)
+    elif wanted:
+        # what stands beside the text (areas, control, guidance) stays
+        [[tokens, own], *_] = encode_text(wanted)
+        positive = [[tokens, {**settings, **own}] for _, settings in positive[:1]]
     against = words_behind(hidden, "negative") or ""
     return replace(plan, positive=positive, negative=refused(encode_text, plan.negative, against, said, 1.0, INSIDE))
 
@@ -271,11 +278,10 @@ def stored_rounds(hidden: Any, plan: Plan, images: Tensor, results: Sequence[Ref
 
 
 def known_or_recorded(pixels: Any, collection: str) -> str:
-    """The id of a picture with these pixels, of this collection if there is one, else of any, else recorded now."""
+    """The id of a picture with these pixels; one that is not known is recorded in the collection."""
     hash_ = media.pixel_hash(pixels)
-    for where in (collection, None):
-        if found := store().ask(lambda c, where=where: refinements.with_pixels(c, hash_, where)):
-            return found[0]
+    if (found := store().ask(lambda c: refinements.known_as(c, hash_))) is not None:
+        return found
     return record([pixels], Generation(), collection, None)[0]
 
 

@@ -133,6 +133,28 @@ def lora(shown: Shown) -> Image.Image:
     return compared.crop((0, 0, width, compared.height)).resize((SIDE, SIDE * compared.height // width))
 
 
+def words(shown: Shown) -> Image.Image:
+    plain, said = (shown.files("PreviewImage", title) for title in ("Plain", "As you said"))
+    return stacked(("plain", grid(plain, 3)), ("larger, on the left, plain background", grid(said, 3)))
+
+
+def refine(shown: Shown) -> Image.Image:
+    """Every picture is marked by a box in its middle, and the workflow run once more."""
+    captured = ("FeedbackCapture", "Capture pictures")
+    ids = shown.output(*captured)["feedback_images"]
+    box = {"shape": "rect", "geometry": [[0.2, 0.2], [0.8, 0.8]], "label": "artifact", "rater": "thumbnail"}
+    for id_ in ids:
+        body = json.dumps({**box, "image_id": id_, "comment": "a large blue circle"}).encode()
+        address = f"{shown.url}/feedback_loop/v1/regions"
+        urllib.request.urlopen(urllib.request.Request(address, body, {"Content-Type": "application/json"})).close()
+    again = Shown(shown.url, shown.prompt)
+    anew = again.output("FeedbackCapture", "The refined pictures")["feedback_images"]
+    before, after = (
+        [opened(get(f"{shown.url}/feedback_loop/v1/images/{id_}/file")) for id_ in some] for some in (ids, anew)
+    )
+    return stacked(("marked: a large blue circle", grid(before, 4)), ("the marked place made anew", grid(after, 4)))
+
+
 def search(shown: Shown) -> Image.Image:
     best, steered = (shown.files("PreviewImage", title) for title in ("Best of eight", "Steered"))
     return stacked(
@@ -142,7 +164,7 @@ def search(shown: Shown) -> Image.Image:
     )
 
 
-DRAWN = {"01": collect, "02": guide, "03": watermark, "04": lora, "07": search}
+DRAWN = {"01": collect, "02": guide, "03": watermark, "04": lora, "05": words, "06": refine, "07": search, "08": lora}
 
 
 def main() -> None:

@@ -140,6 +140,46 @@ def test_a_lora_is_trained_saved_and_compared(shared_comfy_page, rated) -> None:
     assert outputs[comparison]["images"], "no grid of the comparison"
 
 
+def test_a_wish_in_words_changes_the_pictures_and_what_was_said_is_told(shared_comfy_page) -> None:
+    server, prompt = shared_comfy_page.server, api_prompt(shared_comfy_page, workflow("05"))
+    outputs = server.run(prompt)
+    light = {}
+    for title in ("Plain", "As you said"):
+        files = outputs[node_of(prompt, "PreviewImage", title)]["images"]
+        pictures = [Image.open(server.base_directory / "temp" / file["filename"]).convert("L") for file in files]
+        light[title] = float(np.mean([np.asarray(picture) for picture in pictures]))
+        assert len(files) == 6
+    assert light["As you said"] != light["Plain"]
+    (told,) = outputs[node_of(prompt, "FeedbackTextConditioning")]["text"]
+    assert "more: on the left, plain background" in told and "0.50  larger" in told
+
+
+def test_what_is_marked_is_made_anew_in_the_next_run_and_the_rest_passes(shared_comfy_page) -> None:
+    """The first run has nothing marked; then a box is drawn in one picture of four, as the large view sends it."""
+    server, prompt = shared_comfy_page.server, api_prompt(shared_comfy_page, workflow("06"))
+    refining = node_of(prompt, "FeedbackRefineRegion")
+    first = server.run(prompt)
+    assert "Nothing is marked" in first[refining]["text"][0]
+    ids = first[node_of(prompt, "FeedbackCapture", "Capture pictures")]["feedback_images"]
+    box = {"image_id": ids[1], "shape": "rect", "geometry": [[0.25, 0.25], [0.75, 0.75]], "label": "artifact"}
+    server.post(f"{API}/regions", {**box, "rater": "marks", "comment": "a red star, no watermark"})
+    second = server.run(prompt)
+    assert second[refining]["text"][0].startswith("4 candidates, the best scores")
+    [round_] = server.get(f"{API}/images/{ids[1]}/family")["rounds"]
+    assert round_["comment"] == "a red star, no watermark" and len(round_["candidates"]) == 4
+    assert server.get(f"{API}/images/{ids[0]}/family")["rounds"] == []
+    old, new = (pixels(server, id_) for id_ in (ids[1], round_["candidates"][0]["image_id"]))
+    grown = slice(16 - 4, 48 + 4)
+    assert not np.array_equal(old[grown, grown], new[grown, grown])
+    old[grown, grown] = new[grown, grown] = 0
+    assert np.array_equal(old, new)
+
+
+def pixels(server: Any, image_id: str) -> np.ndarray:
+    with urllib.request.urlopen(f"{server.url}{API}/images/{image_id}/file") as answer:
+        return np.asarray(Image.open(io.BytesIO(answer.read())).convert("RGB")).copy()
+
+
 def test_a_search_without_gradients_finds_brighter_pictures_and_a_rule_leaves_its_tags(shared_comfy_page) -> None:
     """The reward is brightness, and what Best of N tells of its own pictures is what is measured on them."""
     server, prompt = shared_comfy_page.server, api_prompt(shared_comfy_page, workflow("07"))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from feedback_loop.feedback import refinements
+from feedback_loop.feedback.marks import Region
 from feedback_loop.feedback.records import Generation, InvalidRecord, NotFound
 from feedback_loop.feedback.refinements import Candidate, Round
 from feedback_loop.feedback.store import FeedbackStore
@@ -144,6 +145,24 @@ def test_a_picture_is_found_by_its_pixels(store, pictures):
     image = store.image(pictures[3])
     assert store.ask(lambda c: refinements.with_pixels(c, image.pixel_hash)) == [pictures[3]]
     assert store.ask(lambda c: refinements.with_pixels(c, image.pixel_hash, "elsewhere")) == []
+
+
+def test_of_pictures_recorded_twice_the_one_to_go_on_from_is_in_a_round_or_marked_or_the_first(store, pictures):
+    def again(value: int) -> str:
+        return store.add_image(np.full((8, 8, 3), value, np.uint8), Generation(), "elsewhere")
+
+    def known(image_id: str) -> str | None:
+        return store.ask(lambda c: refinements.known_as(c, store.image(image_id).pixel_hash))
+
+    copy = again(10)
+    assert known(copy) == pictures[1]
+    store.add_region(Region(copy, "point", ((0.5, 0.5),), "artifact", "ann"))
+    assert known(pictures[1]) == copy
+    add(store, pictures[0], pictures[1])
+    assert known(copy) == pictures[1]
+    assert store.ask(lambda c: refinements.known_as(c, "blake3:none")) is None
+    family = store.ask(lambda c: refinements.family(c, copy))
+    assert family.root == pictures[0] and len(family.rounds) == 1
 
 
 def test_what_cannot_be_a_round_is_refused(store, pictures):

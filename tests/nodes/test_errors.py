@@ -337,7 +337,6 @@ CASES = [
     ),
     Case("FeedbackReferenceGuidance", "end before start", "below end_percent", {"start_percent": 0.7}),
     Case("FeedbackSuggest", "nothing of that kind", "is not suggested.*Copy the names", {"accept": "more: cats"}),
-    Case("FeedbackRefineRegion", "nothing marked", "Mark a place", {"mask": lambda: torch.zeros(1, 64, 64)}),
     Case("FeedbackRefineRegion", "mask of another", "connect the mask that", {"mask": lambda: torch.ones(1, 8, 8)}),
     Case("FeedbackRefineRegion", "VAE of another model", "Connect the VAE", {"vae": lambda: tiny_models.vae(1, 16)}),
     Case("FeedbackRefineRegion", "checkpoint without VAE", "no VAE.*Load VAE", {"vae": None}),

@@ -20,8 +20,8 @@ from feedback_loop.nodes.compat import store
 from feedback_loop.nodes.denoiser import WrongConnectionError
 from feedback_loop.nodes.recording import pictures_of
 from feedback_loop.nodes.refine import FeedbackRefineRegion
-from feedback_loop.nodes.region_mask import FeedbackRegionMask
 from feedback_loop.nodes.refining import freed, liked_size, takes_masked_pictures
+from feedback_loop.nodes.region_mask import FeedbackRegionMask
 from feedback_loop.tests.nodes import tiny_models
 
 
@@ -51,14 +51,16 @@ def square(size=64, start=20, end=40):
     return mask
 
 
+GIVEN = {
+    "positive": tiny_models.conditioning("sd15", 1), "negative": tiny_models.conditioning("sd15", 2), "seed": 5,
+    "steps": 2, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0, "candidates": 2,
+    "collection": "",
+}  # fmt: skip
+
+
 def refine(parts, images, mask, **changed):
     model, vae, _ = parts
-    given = {
-        "positive": tiny_models.conditioning("sd15", 1), "negative": tiny_models.conditioning("sd15", 2), "seed": 5,
-        "steps": 2, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0, "candidates": 2,
-        "collection": "",
-    }  # fmt: skip
-    return FeedbackRefineRegion.execute(images=images, mask=mask, model=model, vae=vae, **(given | changed)).args
+    return FeedbackRefineRegion.execute(images=images, mask=mask, model=model, vae=vae, **(GIVEN | changed)).args
 
 
 def captured(image, collection):
@@ -175,16 +177,19 @@ def test_a_reward_can_also_steer_the_place(parts, inference_mode):
     assert pulled.mean() > plain.mean()
 
 
-def test_the_comment_changes_what_is_made(parts, inference_mode):
+@pytest.mark.parametrize(
+    ("how", "positive"), [("the prompt there", "large circle"), ("added to the prompt", "two stars, large circle")]
+)
+def test_the_comment_is_the_prompt_of_the_place_or_added_to_it(parts, how, positive, inference_mode):
+    """As if the conditionings had been written so, to the rounding of float32 in moving them."""
     model, vae, clip = parts
     encode = lambda text: clip.encode_from_tokens_scheduled(clip.tokenize(text))  # noqa: E731
     given = {"positive": encode("two stars"), "negative": encode(""), "clip": clip, "prompt": "two stars"}
     plain = refine(parts, picture(), square(), **given)[1]
-    said = refine(parts, picture(), square(), comment="a large circle, no text", **given)[1]
-    written = refine(
-        parts, picture(), square(),
-        **given | {"positive": encode("two stars, large circle"), "negative": encode("text")},
-    )[1]  # fmt: skip
+    said = refine(parts, picture(), square(), comment="a large circle, no text", comment_is=how, **given)[1]
+    written = refine(parts, picture(), square(), **given | {"positive": encode(positive), "negative": encode("text")})[
+        1
+    ]
     assert not torch.equal(said, plain)
     torch.testing.assert_close(said, written, rtol=1e-3, atol=2e-3)
 
@@ -304,9 +309,19 @@ def test_a_model_likes_the_size_that_it_was_trained_at(parts):
     assert liked_size(tiny_models.sdxl(), (2000, 1500)) == 1024 and liked_size(tiny_models.flux(), (2000, 9)) == 1024
 
 
+def test_pictures_in_which_nothing_is_marked_pass_as_they_are(parts, inference_mode):
+    """Of two, the first has no mark: two candidates, of the second alone. Of one without a mark: the picture itself."""
+    images = torch.cat([picture(1), picture(2)])
+    best, every, _ = refine(parts, images, torch.cat([torch.zeros(1, 64, 64), square()]))
+    assert torch.equal(best[0], images[0]) and not torch.equal(best[1], images[1]) and len(every) == 2
+    result = FeedbackRefineRegion.execute(
+        images=images[:1], mask=torch.zeros(1, 64, 64), model=parts[0], vae=parts[1], **GIVEN
+    )
+    assert torch.equal(result.args[0], images[:1]) and torch.equal(result.args[1], images[:1]) and result.args[2] == []
+    assert "Nothing is marked" in result.ui["text"][0]
+
+
 def test_mistakes_are_said_in_sentences(parts, inference_mode):
-    with pytest.raises(RegionError, match="mask is empty.*Mark a place"):
-        refine(parts, picture(), torch.zeros(1, 64, 64))
     with pytest.raises(RegionError, match="32 x 32 pixels, the picture 64 x 64"):
         refine(parts, picture(), torch.ones(1, 32, 32))
     with pytest.raises(WrongConnectionError, match="Connect one from Load CLIP"):

@@ -15,11 +15,12 @@ from .http_calls import API, NO_ID, captured
 def made(comfy_server: ComfyServer, tmp_path_factory) -> tuple[list[str], str]:
     """(a picture and two candidates, the id of the round), by a real run of Refine marked places on the demo model."""
     collection = f"rounds {uuid.uuid4()}"
+    colour = uuid.uuid4().int % 2**24
     prompt = {
         "1": {"class_type": "FeedbackDemoModel", "inputs": {}},
         "2": {"class_type": "CLIPTextEncode", "inputs": {"text": "two red stars", "clip": ["1", 1]}},
         "3": {"class_type": "CLIPTextEncode", "inputs": {"text": "", "clip": ["1", 1]}},
-        "4": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0x3366CC}},
+        "4": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": colour}},
         "5": {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 64, "height": 64}},
         "6": {
             "class_type": "FeedbackRefineRegion",

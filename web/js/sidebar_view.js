@@ -2,6 +2,7 @@
 import { api } from "../../../scripts/api.js";
 import { ComparePanel } from "./compare.js";
 import { element } from "./dom.js";
+import { openFamily } from "./family.js";
 import { fetchImage } from "./feedback_api.js";
 import { openFullView } from "./full_view.js";
 import { marks } from "./marks.js";
@@ -31,6 +32,7 @@ export class SidebarView {
       undo: () => this.undo(),
       save: (id) => saveCopy(id),
       use: (id) => this.#use(id),
+      family: (id) => openFamily(id),
       remove: (id) => this.remove(id),
       shown: () => this.#showCount(),
       failed: (error) => complain("More pictures could not be listed", error),
