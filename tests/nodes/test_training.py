@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 import uuid
 from collections.abc import Iterator
@@ -402,7 +403,37 @@ def test_the_store_notes_from_which_ratings_a_lora_came(kept: FeedbackStore, tmp
 def test_in_a_real_comfyui_a_cancelled_run_leaves_a_lora_that_the_next_prompt_loads(comfy_server: ComfyServer) -> None:
     """Captured, rated over HTTP, trained on the demo model, cancelled by the button's own request while it trains."""
     name = f"cancelled {uuid.uuid4().hex}"
-    demo = {"class_type": "FeedbackDemoModel", "inputs": {}}
+    queued = queue_training(comfy_server, name)
+    wait_for_steps(comfy_server, queued)
+    comfy_server.request("POST", "/interrupt", {})
+    comfy_server.wait(queued)
+    (left,) = (comfy_server.base_directory / "models" / "loras").glob(f"{name}*")
+    assert left.name.startswith(f"{name}_00001_stopped_at_")
+    load = {"model": ["1", 0], "lora_name": left.name, "strength_model": 1.0}
+    load_only = {"1": DEMO, "6": {"class_type": "LoraLoaderModelOnly", "inputs": load}}
+    shown = {"class_type": "PreviewAny", "inputs": {"source": ["6", 0]}}
+    assert comfy_server.run(load_only | {"7": shown})
+    assert "lora key not loaded" not in comfy_server.log()
+
+
+@pytest.mark.long
+def test_a_comfyui_that_is_asked_to_end_saves_the_step_first(own_comfy_server: ComfyServer) -> None:
+    """SIGTERM's own exit code, and a whole checkpoint beside the one that is due every 200 steps."""
+    queued = queue_training(own_comfy_server, "terminated")
+    wait_for_steps(own_comfy_server, queued)
+    process = own_comfy_server.server.process
+    process.terminate()
+    assert process.wait(120) == -signal.SIGTERM
+    run = runs.Run(own_comfy_server.base_directory / "user" / "__feedback_loop" / "runs" / "terminated_00001")
+    steps = [int(path.name.removeprefix("step-")) for path in run.checkpoints() if runs.is_valid(path)]
+    assert steps[0] == 200 and steps[-1] > 200
+
+
+DEMO = {"class_type": "FeedbackDemoModel", "inputs": {}}
+
+
+def queue_training(comfy_server: ComfyServer, name: str) -> str:
+    """Four pictures, rated over HTTP, and a training that would take hours."""
     pictures = {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 4, "color": 255}}
     taken = {"images": ["2", 0], "collection": name, "positive": "a red circle"}
     captured = comfy_server.run({"2": pictures, "3": {"class_type": "FeedbackCapture", "inputs": taken}})
@@ -415,21 +446,11 @@ def test_in_a_real_comfyui_a_cancelled_run_leaves_a_lora_that_the_next_prompt_lo
     settings |= {"learning_rate": 1e-3, "batch": 1, "rank": 4, "seed": 0, "name": name, "layers": "attention"}
     links = {"model": ["1", 0], "clip": ["1", 1], "vae": ["1", 2], "feedback": ["4", 0]}
     prompt = {
-        "1": demo,
+        "1": DEMO,
         "4": {"class_type": "FeedbackDataset", "inputs": which},
         "5": {"class_type": "FeedbackTrainLora", "inputs": links | settings},
     }
-    queued = comfy_server.queue_prompt(prompt)
-    wait_for_steps(comfy_server, queued)
-    comfy_server.request("POST", "/interrupt", {})
-    comfy_server.wait(queued)
-    (left,) = (comfy_server.base_directory / "models" / "loras").glob(f"{name}*")
-    assert left.name.startswith(f"{name}_00001_stopped_at_")
-    load = {"model": ["1", 0], "lora_name": left.name, "strength_model": 1.0}
-    load_only = {"1": demo, "6": {"class_type": "LoraLoaderModelOnly", "inputs": load}}
-    shown = {"class_type": "PreviewAny", "inputs": {"source": ["6", 0]}}
-    assert comfy_server.run(load_only | {"7": shown})
-    assert "lora key not loaded" not in comfy_server.log()
+    return comfy_server.queue_prompt(prompt)
 
 
 def wait_for_steps(server: ComfyServer, prompt_id: str) -> None:
