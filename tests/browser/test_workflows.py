@@ -132,7 +132,7 @@ def test_a_lora_is_trained_saved_and_compared(shared_comfy_page, rated) -> None:
     prompt = api_prompt(shared_comfy_page, workflow("04"))
     training, comparison = node_of(prompt, "FeedbackTrainLora"), node_of(prompt, "FeedbackEvaluate")
     # The whole graph, but shorter: what it gains is measured elsewhere, here it has to run to its end.
-    prompt[training]["inputs"]["steps"] = 20
+    prompt[training]["inputs"] |= {"steps": 20, "show.every": 20}
     prompt[comparison]["inputs"]["seeds"] = 1
     outputs = shared_comfy_page.server.run(prompt, seconds=540)
     loras = shared_comfy_page.server.base_directory / "models" / "loras"
@@ -197,3 +197,16 @@ def test_a_search_without_gradients_finds_brighter_pictures_and_a_rule_leaves_it
     for image_id in ids:
         (tag,) = server.get(f"{API}/images/{image_id}/marks")["tags"]
         assert tag["rater"] == "rules" and tag["tag"].startswith("stepped back at ")
+
+
+def test_a_lora_is_reinforced_by_what_the_model_draws(shared_comfy_page) -> None:
+    """The whole graph, with two epochs of two groups of two: what it gains is measured elsewhere."""
+    prompt = api_prompt(shared_comfy_page, workflow("08"))
+    training, comparison = node_of(prompt, "FeedbackReinforceLora"), node_of(prompt, "FeedbackEvaluate")
+    prompt[training]["inputs"] |= {"epochs": 2, "updates": 1, "prompts_per_epoch": 2, "group_size": 2}
+    prompt[comparison]["inputs"]["seeds"] = 1
+    outputs = shared_comfy_page.server.run(prompt, seconds=540)
+    assert list((shared_comfy_page.server.base_directory / "models" / "loras").glob("brighter_*.safetensors"))
+    (told,) = outputs[training]["text"]
+    assert "reward: " in told and "no watermark: " in told
+    assert outputs[comparison]["images"], "no grid of the comparison"

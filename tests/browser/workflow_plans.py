@@ -280,7 +280,7 @@ TRAINING: dict[str, Any] = {
 
 LORA = [
     Group("1 · Your stars", [[note("about", LORA_NOTE, (420, 420))], [demo_model()], [dataset()]], 0, LEARN),
-    Group("2 · Train", [[Node("train", "FeedbackTrainLora", TRAINING, size=(520, 1250))]], 1, LEARN),
+    Group("2 · Train", [[Node("train", "FeedbackTrainLora", TRAINING, size=(520, 700))]], 1, LEARN),
     Group(
         "How training goes",
         [[Node("curve", "LossGraphNode", {"loss": "@train.loss", "filename_prefix": "loss"}, "Loss", (420, 340))]],
@@ -581,7 +581,7 @@ REINFORCE = [
         0,
         RATE,
     ),
-    Group("3 · Draw, score, learn", [[Node("train", "FeedbackReinforceLora", REINFORCED, size=(560, 1500))]], 1, LEARN),
+    Group("3 · Draw, score, learn", [[Node("train", "FeedbackReinforceLora", REINFORCED, size=(560, 900))]], 1, LEARN),
     Group(
         "How training goes",
         [
