@@ -143,10 +143,11 @@ def test_eight_prompts_cost_the_model_calls_of_one() -> None:
 def test_models_that_fold_a_batchs_conditioning_only_share_a_batch_within_one_prompt() -> None:
     """A subclass stands for every architecture that was not tested: Lumina turns the mask into one token count."""
     model, _ = model_and_vae("flux")
-    assert sampling._key(model, a := tiny_models.conditioning("flux", 1)) == sampling._key(model, b := [a[0]])
+    a = tiny_models.conditioning("flux", 1)
+    assert sampling.picture_key(model, a) == sampling.picture_key(model, b := [a[0]])
     other = model.clone()
     other.model = type("Untested", (), {})()
-    assert sampling._key(other, a) == sampling._key(other, a) != sampling._key(other, b)
+    assert sampling.picture_key(other, a) == sampling.picture_key(other, a) != sampling.picture_key(other, b)
 
 
 def test_settings_that_differ_keep_prompts_out_of_each_others_batch() -> None:
