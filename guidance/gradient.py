@@ -206,8 +206,8 @@ def _step(denoised: Tensor, guide: Guide, deviation: Tensor, tau: float) -> Tens
         guide.on_step(room.flatten())
     length = tau * guide.strength * deviation * room.clamp(max=1)
     direction = slope if guide.transport is None else guide.transport(slope).to(slope)
-    step = length * weight * direction / rms(direction, guide.mask).clamp(min=torch.finfo(slope.dtype).tiny)
-    return orthogonal_part(step, denoised) if guide.orthogonal else step
+    step = length * direction / rms(direction, guide.mask).clamp(min=torch.finfo(slope.dtype).tiny)
+    return weight * (orthogonal_part(step, denoised) if guide.orthogonal else step)
 
 
 def _posterior_deviation(process: Process, sigma: Tensor, like: Tensor) -> Tensor:

@@ -65,7 +65,8 @@ class Fired:
 
 @dataclass
 class Course:
-    """What the rules have done to the pictures of one run so far; every tensor is (B,)."""
+    """What the rules have done to the pictures of one run so far; every tensor is (B,). running: whose pictures come
+    out of the pass that is going on: not those that were sent back, nor, when others run again, those that were not."""
 
     count: int
     rules: Sequence[Rule]
@@ -75,13 +76,14 @@ class Course:
         self.factor = torch.ones(self.count)
         self.switched = torch.full((self.count,), -1)
         self.stopped = torch.zeros(self.count, dtype=torch.bool)
+        self.running = torch.ones(self.count, dtype=torch.bool)
         self.backwards: dict[int, int] = {}
         self._times: dict[tuple[int, int], int] = {}
 
     def look(self, rule: int, scores: Tensor, percent: float) -> list[int]:
         """Applies one rule to what its reward says now, scores (B,) on the CPU; the pictures for which it fires."""
         one = self.rules[rule]
-        met = one.meets(scores, percent) & ~self.stopped
+        met = one.meets(scores, percent) & self.running & ~self.stopped
         places = [int(i) for i in met.nonzero() if self._times.get((rule, int(i)), 0) < one.times]
         for place in places:
             self._times[rule, place] = self._times.get((rule, place), 0) + 1
@@ -99,6 +101,7 @@ class Course:
             self.stopped[place] = True
         else:
             self.backwards[place] = max(1, round(one.amount))
+            self.running[place] = False
 
     def texts(self) -> Mapping[int, list[str]]:
         """What happened to each picture, in order."""

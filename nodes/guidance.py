@@ -48,6 +48,8 @@ def _manage_memory(model: ModelPatcher, guidance: RewardGuidance) -> None:
     model.add_callback_with_key(CallbacksMP.ON_CLEANUP, KEY, guidance.release)
     model.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, KEY)
     model.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, _reserving(guidance))
+    model.remove_wrappers_with_key(WrappersMP.SAMPLER_SAMPLE, KEY)
+    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, guidance.sample)
 
 
 def _reserving(guidance: RewardGuidance) -> Any:
@@ -234,7 +236,7 @@ class FeedbackRewardGuidance(io.ComfyNode):
         check_method(gradient, model)
         check_decoder(decoder, reward)
         decode = decoder_of(vae, model, decoder)
-        if strength == 0:
+        if strength == 0 or (mode == EXACT and inverse_temperature == 0):
             return io.NodeOutput(model)
         manner = Manner(mode, inverse_temperature, gradient, orthogonal)
         node = str(cls.hidden.unique_id or "") if cls.hidden else ""

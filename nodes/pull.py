@@ -181,12 +181,19 @@ class RewardGuidance:
     def release(self, _patcher: ModelPatcher | None = None) -> None:
         """After a run, so that ComfyUI can free the memory of what it unloads."""
         for pull in self.pulls:
-            pull.sight.end(None if pull.judge is None else pull.judged)
+            pull.sight.release()
             pull.release()
 
     def begin(self) -> None:
         for pull in self.pulls:
             pull.sight.begin()
+
+    def sample(self, executor: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """A SAMPLER_SAMPLE wrapper: a run that comes to its end is judged, one that fails or is stopped is not."""
+        samples = executor(*args, **kwargs)
+        for pull in self.pulls:
+            pull.sight.end(None if pull.judge is None else pull.judged)
+        return samples
 
 
 def pictures_at_once(denoised: Tensor, pulls: Sequence[Pull]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,6 @@ from torch import Tensor
 
 from ..feedback.rewards.base import Reward
 from ..guidance.rules import Course, Rule, earlier
-from .compat import tell_pages
 from .decoder import Decoder, check_pictures
 from .denoiser import WrongConnectionError, gradients, normal_reward, patchers_of
 from .jacobian import evaluated
@@ -23,7 +23,6 @@ from .pull import RewardGuidance, percent_of, release_encoders
 from .run_notes import note
 
 KEY = "feedback_loop_rules"
-EVENT = "feedback_loop.rule"
 MOST_ROUNDS = 8
 """How often a run goes back at most, whatever its rules say."""
 
@@ -69,9 +68,7 @@ class Rules:
     course: Course | None = None
     sigmas: Tensor = field(default_factory=lambda: torch.zeros(0))
     kept: dict[int, Tensor] = field(default_factory=dict)  # the estimate of each stopped picture
-    returning: dict[int, tuple[int, Tensor]] = field(
-        default_factory=dict
-    )  # where to go on from, and with what estimate
+    returning: dict[int, tuple[int, Tensor]] = field(default_factory=dict)  # from which step on, and what was expected
 
     def __call__(self, args: dict[str, Any]) -> Tensor:
         denoised, sampling = args["denoised"], args["model"].model_sampling
@@ -81,9 +78,12 @@ class Rules:
         check_pictures(denoised.shape)
         sigma = float(args["sigma"].max())
         percent = percent_of(sampling, sigma)
+        denoised, switched = self._switched(args, denoised), self.course.switched.clone()
         for index, one in enumerate(self.judged):
             self._look(index, one, denoised, percent, sigma)
-        return self._stopped(self._switched(args, denoised))
+        if not torch.equal(switched, self.course.switched):
+            denoised = self._switched(args, denoised)
+        return self._stopped(denoised)
 
     def guidance_factor(self, like: Tensor) -> Tensor | None:
         """By how much reward guidance is multiplied, (B, 1, ...); stopped pictures are not guided. None: by 1."""
@@ -102,10 +102,10 @@ class Rules:
         for place in self.course.look(index, scores, percent):
             if one.rule.action == "stop":
                 self.kept[place] = denoised[place].clone()
-            if (back := self.course.backwards.pop(place, 0)) and place not in self.returning:
+            if back := self.course.backwards.pop(place, 0):
                 step = int((self.sigmas - sigma).abs().argmin())
                 self.returning[place] = earlier(step, back), denoised[place].clone()
-            tell_pages(EVENT, {"node": one.node, "text": f"Picture {place + 1}: {self.course.fired[-1].text}"})
+            logging.info("Rule while sampling: picture %d, %s.", place + 1, self.course.fired[-1].text)
 
     def _switched(self, args: dict[str, Any], denoised: Tensor) -> Tensor:
         assert self.course is not None  # tells types, guards nothing # nosec B101
@@ -138,8 +138,9 @@ class Rules:
     ) -> Tensor:
         """A SAMPLER_SAMPLE wrapper: a run, and runs from an earlier step for the pictures that were sent back.
 
-        Those are noised anew from the estimate at which they were sent back. The whole batch goes the way again, and
-        only theirs are taken from it, so that no picture depends on which others share its batch.
+        Those are noised anew from the estimate at which they were sent back. The whole batch goes the way again, once
+        for each step that some went back to, and only theirs are taken from it, so that no picture depends on which
+        others share its batch.
         """
         self.begin(len(noise), sigmas)
         start = torch.zeros_like(noise) if latent_image is None else latent_image
@@ -150,7 +151,12 @@ class Rules:
         for round_ in range(MOST_ROUNDS):
             if not self.returning:
                 break
-            samples = self._again(executor, guider, sigmas, extra_args, callback, start, samples, round_, rest)
+            sent, self.returning = self.returning, {}
+            for step in sorted({step for step, _ in sent.values()}):
+                own = {place: estimate for place, (back_to, estimate) in sent.items() if back_to == step}
+                samples = self._again(
+                    executor, guider, sigmas[step:], extra_args, callback, start, samples, own, round_, rest
+                )
         return samples
 
     def begin(self, count: int, sigmas: Tensor) -> None:
@@ -166,18 +172,21 @@ class Rules:
         callback: Any,
         start: Tensor,
         samples: Tensor,
+        own: dict[int, Tensor],
         round_: int,
         rest: tuple[Tensor | None, bool],
     ) -> Tensor:
-        sent, self.returning = self.returning, {}
-        step = min(index for index, _ in sent.values())
-        estimate = torch.stack([sent[i][1].to(samples) if i in sent else samples[i] for i in range(len(samples))])
+        """The samples, with those of `own`, estimates by place in the batch, made anew along these sigmas."""
+        if self.course is None:
+            return samples
+        rows = torch.tensor([place in own for place in range(len(samples))])
+        self.course.running = rows.clone()
+        estimate = torch.stack([own[i].to(samples) if i in own else samples[i] for i in range(len(samples))])
         if rest[0] is not None:
             estimate = estimate * rest[0] + start * (1 - rest[0])
         seed = int(extra_args.get("seed") or 0) + 1 + round_
         fresh = torch.randn(samples.shape, generator=torch.Generator().manual_seed(seed)).to(samples)
-        again = executor(guider, sigmas[step:], extra_args, callback, fresh, estimate, *rest)
-        rows = torch.tensor([i in sent for i in range(len(samples))])
+        again = executor(guider, sigmas, extra_args, callback, fresh, estimate, *rest)
         return torch.where(_wide(rows, samples), again, samples)
 
     def end(self, _patcher: ModelPatcher | None = None) -> None:

@@ -62,14 +62,16 @@ class Sight:
         self._tell(preview=picture(images[0]))
 
     def end(self, judged: Callable[[Tensor], Tensor] | None) -> None:
-        """The run is over, or was stopped. judged: the second reward, (B,3,H,W) -> (B,)."""
-        if self.watch.looks:
-            if judged is not None and self.plain is not None and self._shown is not None:
-                self.watch.judged = judged(self._shown).cpu(), judged(self.plain).cpu()
-            self._shown = None
-            for problem in self.watch.problems():
-                logging.warning("Reward guidance: %s", problem)
-            self._tell(done=True)
+        """The run has come to its end. judged: the second reward, (B,3,H,W) -> (B,)."""
+        if judged is not None and self.plain is not None and self._shown is not None:
+            self.watch.judged = judged(self._shown).cpu(), judged(self.plain).cpu()
+        for problem in self.watch.problems():
+            logging.warning("Reward guidance: %s", problem)
+        self._tell(done=True)
+
+    def release(self) -> None:
+        """After a run, however it ended."""
+        self._shown = None
 
     def _tell(self, done: bool = False, **more: Any) -> None:
         if self.node:

@@ -161,6 +161,13 @@ def test_the_orthogonal_part_keeps_the_estimates_length_to_first_order():
     assert rms(moved).max() < 1e-4, "towards(0) pulls straight along the estimate, and nothing of that is left"
 
 
+def test_the_orthogonal_part_stays_inside_the_mask():
+    x, sigma, mask = latents(), torch.ones(4), torch.zeros(1, 1, 8, 8)
+    mask[..., :4] = 1
+    step = guided(x, sigma, [Guide(towards(3.0, 50.0), mask=mask, orthogonal=True)], EPS, 0.6) - x
+    assert step[..., 4:].abs().max() == 0 and step[..., :4].abs().max() > 0
+
+
 def test_graphs_are_kept_for_as_many_samples_at_a_time_as_asked():
     sizes = []
 

@@ -40,9 +40,19 @@ def test_a_picture_that_was_stopped_is_looked_at_no_more():
     assert course.factor.tolist() == [1.0, 2.0, 1.0]
 
 
+def test_a_picture_that_was_sent_back_is_looked_at_no_more_until_it_runs_again():
+    """What the rest of its pass would show is never seen; in its second run the others are the ones left alone."""
+    course = Course(3, [Rule("above", 1.0, "step back"), Rule("above", -5.0, "stop", times=2)])
+    assert course.look(0, SCORES, 0.4) == [2]
+    assert course.look(1, SCORES, 0.6) == [0, 1]
+    course.running = torch.tensor([False, False, True])
+    assert course.look(1, SCORES, 0.6) == [2]
+
+
 def test_what_was_done_is_told_of_each_picture_in_order():
     course = Course(3, [Rule("above", 1.0, "step back", amount=3.4, name="taste"), Rule("above", 1.0, "stop")])
     course.look(0, SCORES, 0.25)
+    course.running[:] = True
     course.look(1, SCORES, 0.5)
     assert course.texts() == {2: ["stepped back at 25%: taste 2 above 1", "stopped at 50%: reward 2 above 1"]}
     assert course.backwards == {2: 3}

@@ -383,3 +383,32 @@ def test_a_reward_of_parts_with_spans_steers_in_their_span_alone(inference_mode)
         sample(guided, steps=8)
         looks += monitored
     assert 0 < looks[1] < looks[0]
+
+
+def test_exact_mode_at_temperature_zero_is_the_plain_model(inference_mode):
+    model = tiny_models.sd15()
+    assert guide(model, mode="exact", inverse_temperature=0.0) is model
+
+
+def test_a_judge_that_breaks_is_not_asked_of_a_run_that_was_stopped(monkeypatch, inference_mode):
+    """The run's own interrupt comes out, and everything is let go of."""
+
+    class Broken(Brightness):
+        def score(self, images, prompts, embed):
+            raise RuntimeError("asked")
+
+    model, vae = tiny_models.sd15(), tiny_models.vae()
+    plain = vae.decode(sample(model).clone())
+    guided = guide(model, vae=vae, judge=Broken(), plain=plain)
+    with pytest.raises(RuntimeError, match="asked"):
+        sample(guided)
+    stopped = guided.clone()
+    stopped.set_model_sampler_post_cfg_function(lambda args: (_ for _ in ()).throw(INTERRUPT()))
+    with pytest.raises(INTERRUPT):
+        sample(stopped)
+    assert hooks(guided)[0].pulls[0].sight._shown is None
+
+
+def test_a_run_without_a_steered_step_says_so(caplog, inference_mode):
+    sample(guide(tiny_models.sd15(), start_percent=0.999), steps=2)
+    assert "No step was steered" in caplog.text

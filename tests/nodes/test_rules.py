@@ -108,6 +108,33 @@ def test_a_picture_that_steps_back_goes_on_from_its_estimate_and_ends_once_the_r
     assert len(steps) > 6 and 1 <= len(falls) <= 2, "each round begins at a noisier step than the one before ended"
 
 
+class Second(Reward):
+    """Of two pictures: below the threshold is the second, and once it has been asked `first_pass` times both are."""
+
+    name, differentiable = "second", False
+
+    def __init__(self, first_pass: int) -> None:
+        self.first_pass, self.asked = first_pass, 0
+
+    def __deepcopy__(self, memo: Any) -> Second:
+        return self
+
+    def score(self, images, prompts, embed):
+        self.asked += 1
+        return torch.tensor([1.0 if self.asked % 2 and self.asked <= self.first_pass else -1.0])
+
+
+def test_a_picture_that_was_not_sent_back_is_left_alone_while_another_runs_again(inference_mode):
+    """The rule looks at both in every step from .4 on, one at a time, as often as a rule that never fires. In the second
+    run, which the first picture only goes along with, it would be sent back as well."""
+    model, never = tiny_models.sd15(), Order(1.0)
+    plain = run(ruled(model, never, "step back", amount=3.0, start_percent=0.4))
+    later = Second(never.asked)
+    changed = run(ruled(model, later, "step back", amount=3.0, start_percent=0.4))
+    assert later.asked > never.asked, "the second picture ran again, and both were seen"
+    assert torch.equal(changed[0], plain[0]) and not torch.equal(changed[1], plain[1])
+
+
 def test_a_boost_multiplies_reward_guidance_from_then_on(inference_mode):
     model, vae = tiny_models.sd15(), tiny_models.vae()
 
