@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import numpy as np
@@ -111,7 +112,8 @@ def test_in_the_nodes_that_show_pictures(renderer: Any) -> None:
     """Prompt, collection, the node's title and the rater's own name; judged by keys, and taken back."""
     page = renderer.page
     page.evaluate(RENAME, names("me"))
-    image = {"width": 64, "height": 48, "batch_size": 2, "color": 77}
+    # Of another colour each time: a picture that has four stars already loses them by the same key.
+    image = {"width": 64, "height": 48, "batch_size": 2, "color": uuid.uuid4().int % 2**24}
     capture = {"images": ["1", 0], "collection": names("collection"), "positive": ["3", 0]}
     renderer.load_prompt(
         {
