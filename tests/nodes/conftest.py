@@ -37,3 +37,11 @@ def images(comfy_server: ComfyServer, collection: str) -> list[str]:
 def rater() -> str:
     """Somebody new for every test, since the server's database is shared."""
     return f"rater {uuid.uuid4()}"
+
+
+@pytest.fixture
+def every_step_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ComfyUI's progress bars leave out steps that follow each other quickly: which ones depends on the machine."""
+    import comfy.utils
+
+    monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_INTERVAL", 0.0)

@@ -308,6 +308,7 @@ def test_after_a_run_no_copy_holds_on_to_the_weights(inference_mode):
     assert all(copy._copy is None for copy in [*copies, vision._network])
 
 
+@pytest.mark.usefixtures("every_step_shown")
 def test_progress_is_that_of_the_plain_run(monkeypatch, inference_mode):
     seen = []
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda *args, **kwargs: seen.append(args[:2]))

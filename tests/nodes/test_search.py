@@ -193,6 +193,7 @@ def test_what_a_mask_keeps_stays(parts, inference_mode):
     assert torch.equal(search.plain(best), latent)
 
 
+@pytest.mark.usefixtures("every_step_shown")
 def test_progress_runs_once_from_the_first_step_to_the_last(parts, inference_mode, monkeypatch):
     seen = []
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, *a, **k: seen.append((value, total)))

@@ -130,13 +130,13 @@ def test_cancelling_keeps_what_the_finished_steps_learned(kept: FeedbackStore, t
     assert not comfy.model_management.in_training
 
 
+@pytest.mark.usefixtures("every_step_shown")
 def test_a_cancelled_run_goes_on_where_it_was_and_ends_as_if_it_had_not_been_cancelled(
-    kept: FeedbackStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kept: FeedbackStore, tmp_path: Path
 ) -> None:
     """Cancelled at step 2 of 5, then executed again: bit for bit the LoRA and the losses of a run left alone, under the
     name that the first one had. Other settings begin anew, under the next name."""
     rate(kept, [1, 5, 2, 4])
-    monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_INTERVAL", 0.0)  # on a quick machine step 2 is not shown
     comfy.utils.set_progress_bar_global_hook(cancel_after(2))
     try:
         with pytest.raises(comfy.model_management.InterruptProcessingException):
