@@ -53,6 +53,7 @@ from feedback_loop.nodes.denoiser import gradients, process_of_sampling  # noqa:
 from feedback_loop.nodes.encoder import encoder_from  # noqa: E402
 from feedback_loop.nodes.guidance import FeedbackRewardGuidance  # noqa: E402
 from feedback_loop.nodes.jacobian import transport_of  # noqa: E402
+from feedback_loop.nodes.kept_noise import KeptNoise  # noqa: E402
 from feedback_loop.nodes.pull import Pull  # noqa: E402
 from feedback_loop.nodes.search import FeedbackBestOfN  # noqa: E402
 from feedback_loop.nodes.steering import FeedbackRewardSteering  # noqa: E402
@@ -63,16 +64,6 @@ STEPS, CFG, SIZE, BATCH = 20, 2.0, 64, 16
 NEGATIVE = "watermark"
 RATED = 200
 TARGETS = ("watermark", "taste")
-
-
-class Fixed:
-    """Noise that is given."""
-
-    def __init__(self, noise: Tensor, seed: int) -> None:
-        self.noise, self.seed = noise, seed
-
-    def generate_noise(self, latent: dict[str, Any]) -> Tensor:
-        return self.noise
 
 
 @dataclass
@@ -235,7 +226,7 @@ def twisted(guidance: float, **options: Any) -> Method:
 def best_of(count: int, halving: bool) -> Method:
     def run(bench: Bench, target: str, prompts: list[measure.Prompt]) -> Tensor:
         guider = bench.guider(bench.model, prompts, CFG, "")
-        noise = Fixed(bench.noise(prompts), prompts[0].seed)
+        noise = KeptNoise(prompts[0].seed, bench.noise(prompts))
         latent = {"samples": torch.zeros(len(prompts), 4, SIZE // 8, SIZE // 8)}
         sampler = comfy.samplers.sampler_object("euler")
         found = FeedbackBestOfN.execute(

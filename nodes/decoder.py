@@ -14,7 +14,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ..diffusion import small_decoder
-from .denoiser import Shared, WrongConnectionError
+from .denoiser import Shared, WrongConnectionError, patcher_of
 
 SIZES = ("auto", "full", "half", "small", "preview")
 
@@ -161,9 +161,8 @@ def _small_decoder(path: str, model: ModelPatcher) -> Decoder:
     channels = model.get_model_object("latent_format").latent_channels
     with torch.inference_mode(False):
         network = comfy.taesd.taesd.TAESD(None, path, latent_channels=channels).eval().requires_grad_(False)
-    device, offload = comfy.model_management.vae_device(), comfy.model_management.vae_offload_device()
     return Decoder(
-        ModelPatcher(network, device, offload),
+        patcher_of(network),
         to_network=lambda latents: latents,
         to_unit=lambda images: _clipped((images + 1) / 2),
         # 64 channels of fp32 at the picture's size, for the few layers that dominate
@@ -195,9 +194,8 @@ def _preview_decoder(model: ModelPatcher) -> Decoder:
         )
     with torch.inference_mode(False):
         network = _Factors(latent.latent_rgb_factors, latent.latent_rgb_factors_bias)
-    device, offload = comfy.model_management.vae_device(), comfy.model_management.vae_offload_device()
     return Decoder(
-        ModelPatcher(network, device, offload),
+        patcher_of(network),
         to_network=lambda latents: latents,
         to_unit=lambda images: _clipped((images + 1) / 2),
         bytes_for=lambda shape: shape[0] * shape[-2] * shape[-1] * 64,
@@ -217,9 +215,8 @@ def check_decoder(size: str, reward: Any) -> None:
 
 def _own_decoder(path: str) -> Decoder:
     """What a latent format of ours brings along."""
-    device, offload = comfy.model_management.vae_device(), comfy.model_management.vae_offload_device()
     return Decoder(
-        ModelPatcher(small_decoder.load(path), device, offload),
+        patcher_of(small_decoder.load(path)),
         to_network=lambda latents: latents,
         to_unit=_clipped,
         # a handful of layers of 64 channels at the latents' size, and of 48 at twice that

@@ -39,6 +39,17 @@ def gradients() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def training_kernels() -> Iterator[None]:
+    """ComfyUI in its training mode, whatever it was in before."""
+    before = comfy.model_management.in_training
+    try:
+        comfy.model_management.in_training = True  # comfy-kitchen's kernels have no backward pass
+        yield
+    finally:
+        comfy.model_management.in_training = before
+
+
 def alias(module: M, device: torch.device | None = None) -> M:
     """A second tree of modules that shares every weight of the first, made of normal tensors without gradients.
 
@@ -180,6 +191,12 @@ def normal_reward(reward: Reward) -> Shared[Reward]:
     theirs = {id(network) for encoder in reward.encoders for network in encoder.networks()}
     own = [network for network in reward.networks() if id(network) not in theirs]
     return Shared(reward, own, comfy.model_management.vae_device(), instead=encoders)
+
+
+def release_encoders(rewards: Iterable[Reward]) -> None:
+    """Lets go of the weights of encoders that ComfyUI manages."""
+    for encoder in chain.from_iterable(encoders_of(reward) for reward in rewards):
+        getattr(encoder, "release", lambda: None)()
 
 
 class _Patcher:

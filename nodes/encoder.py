@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..feedback.rewards.networks import NetworkEncoder
-from .denoiser import Shared, WrongConnectionError
+from .denoiser import Shared, WrongConnectionError, patcher_of
 
 READING = "1"  # raise it whenever the same weights would give other features: it is part of an encoder's id
 _ids: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
@@ -74,10 +74,8 @@ class ManagedNetwork:
 
     def __init__(self, encoder: NetworkEncoder) -> None:
         self.id, self._encoder = encoder.id, encoder
-        device = comfy.model_management.vae_device()
-        offload = comfy.model_management.vae_offload_device()
-        self._patcher = comfy.model_patcher.ModelPatcher(encoder.network, device, offload)
-        self._network: Shared[nn.Module] = Shared(encoder.network, [encoder.network], device)
+        self._patcher = patcher_of(encoder.network)
+        self._network: Shared[nn.Module] = Shared(encoder.network, [encoder.network], self._patcher.load_device)
 
     def __call__(self, images: Tensor) -> Tensor:
         found = self._encoder.features(self._network(), images.to(self._patcher.load_device).float())

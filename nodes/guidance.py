@@ -13,8 +13,9 @@ from torch import Tensor
 from ..feedback.rewards.base import Reward
 from ..guidance.gradient import LATENT, PIXEL, GuidanceError, TrustRegion
 from .compat import REWARD, io
-from .decoder import SIZES, check_decoder, decoder_of
+from .decoder import check_decoder, decoder_of
 from .denoiser import WrongConnectionError, process_of
+from .inputs import decoder_input, share_input
 from .jacobian import METHODS, check_method
 from .pull import EXACT, OPTIMISE, Manner, Pull, RewardGuidance
 from .sight import Sight, plain_pictures
@@ -124,33 +125,23 @@ class FeedbackRewardGuidance(io.ComfyNode):
                     tooltip="How far each step may go. 1 is what we measured to work best, .5 is subtle, above 2 "
                     "pictures tend to break. 0 is off: exactly the pictures without this node.",
                 ),
-                io.Float.Input(
+                share_input(
                     "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    advanced=True,
-                    tooltip="When steering begins, as a share of the run. Later leaves the layout alone. The first "
+                    0.0,
+                    "When steering begins, as a share of the run. Later leaves the layout alone. The first "
                     "steps, which are nearly pure noise, are never steered.",
+                    advanced=True,
                 ),
-                io.Float.Input(
+                share_input(
                     "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
+                    1.0,
+                    "When steering ends, as a share of the run. Earlier saves time and leaves fine detail.",
                     advanced=True,
-                    tooltip="When steering ends, as a share of the run. Earlier saves time and leaves fine detail.",
                 ),
-                io.Combo.Input(
-                    "decoder",
-                    options=list(SIZES),
-                    default="auto",
-                    advanced=True,
-                    tooltip="How estimates become pictures for the reward. auto: the small decoder (TAESD in "
+                decoder_input(
+                    "How estimates become pictures for the reward. auto: the small decoder (TAESD in "
                     "models/vae_approx) if there is one, else the VAE at half size. full is slowest and sharpest. "
-                    "preview shows colours alone and costs next to nothing.",
+                    "preview shows colours alone and costs next to nothing."
                 ),
                 io.Mask.Input(
                     "mask",

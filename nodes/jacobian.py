@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import comfy.model_base
@@ -15,7 +13,7 @@ from torch import Tensor
 
 from ..diffusion.process import Process, per_sample
 from ..guidance.gradient import Transport, forward_difference
-from .denoiser import WrongConnectionError, gradients
+from .denoiser import WrongConnectionError, gradients, training_kernels
 from .policy import check_weights, normal_cond, twin_of
 
 METHODS = ("fast", "difference", "full")
@@ -88,17 +86,6 @@ def _through_the_network(args: dict[str, Any], slope: Tensor, process: Process) 
         (carried,) = torch.autograd.grad(denoised, x, slope.to(denoised))
         sigma = own["sigma"]
         return per_sample(process.s(sigma) ** 2 / process.a(sigma), x) * carried
-
-
-@contextmanager
-def training_kernels() -> Iterator[None]:
-    """ComfyUI in its training mode, whatever it was in before."""
-    before = comfy.model_management.in_training
-    try:
-        comfy.model_management.in_training = True  # comfy-kitchen's kernels have no backward pass
-        yield
-    finally:
-        comfy.model_management.in_training = before
 
 
 def normal_conds(conds: Any, known: dict[int, Any], device: torch.device) -> Any:

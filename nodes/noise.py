@@ -10,13 +10,14 @@ from torch import Tensor
 from ..feedback.rewards.base import Reward
 from ..guidance.noise import Likely, NoiseSteps
 from .compat import REWARD, io
-from .decoder import SIZES, check_vae
+from .decoder import check_vae
 from .guidance import check_judge
+from .inputs import decoder_input
 from .kept_noise import KeptNoise, check_noise
 from .noise_run import GRADIENT, ZERO_ORDER, Optimise, check_gradient
 from .plots import line_plot
 from .scoring import tell
-from .search import check_sampler, progress_of, run_of, starting_latents
+from .search import check_sampler, pictures_of, progress_of, run_of, starting_latents
 
 NORM, WHITE = "its length (ReNO)", "white noise (DNO)"
 LIKELY: dict[str, Likely] = {NORM: "norm", WHITE: "white"}
@@ -103,13 +104,7 @@ class FeedbackOptimizeNoise(io.ComfyNode):
                     advanced=True,
                     tooltip="zero-order only: pairs of noises that are tried for each step; two runs each.",
                 ),
-                io.Combo.Input(
-                    "decoder",
-                    options=list(SIZES),
-                    default="auto",
-                    advanced=True,
-                    tooltip="How latents become pictures for the reward, as in Reward guidance.",
-                ),
+                decoder_input("How latents become pictures for the reward, as in Reward guidance."),
                 REWARD.Input(
                     "judge",
                     optional=True,
@@ -155,10 +150,8 @@ class FeedbackOptimizeNoise(io.ComfyNode):
             check_judge(judge)
         if method == GRADIENT and iterations:
             check_gradient(guider.model_patcher, reward)
-        latent, steps = (
-            starting_latents(guider, latent_image),
-            NoiseSteps(iterations, learning_rate, likely=LIKELY[stay]),
-        )
+        latent = starting_latents(guider, latent_image)
+        steps = NoiseSteps(iterations, learning_rate, likely=LIKELY[stay])
         start, own = check_noise(noise).generate_noise(latent), bool(sampler.inpaint_options.get("random"))
         plan = Optimise(
             sampler.sampler_function, reward, vae, start, steps, method, pairs, judge, decoder, own, progress_of(guider)
@@ -170,10 +163,10 @@ class FeedbackOptimizeNoise(io.ComfyNode):
 def found_output(node: type[io.ComfyNode], plan: Optimise, latent: dict[str, Any], noise: KeptNoise) -> io.NodeOutput:
     text = report(plan)
     tell(getattr(node.hidden, "unique_id", None), text)
-    images = plan.vae.decode(latent["samples"])
+    images = pictures_of(plan.vae, latent)
     pictures = {f"picture {i + 1}": [float(s[i]) for s in plan.history] for i in range(min(len(plan.history[0]), 6))}
     curve = line_plot(pictures, f"{plan.reward.name} over the iterations")
-    return io.NodeOutput(noise, latent, images.reshape(-1, *images.shape[-3:]), curve, text, ui={"text": (text,)})
+    return io.NodeOutput(noise, latent, images, curve, text, ui={"text": (text,)})
 
 
 NODES: list[type[io.ComfyNode]] = [FeedbackOptimizeNoise]

@@ -18,8 +18,8 @@ from ..feedback.rewards.base import Reward
 from ..guidance.noise import Look, NoiseSteps, optimised, zero_order
 from ..guidance.search import Best
 from .decoder import Decoder, check_pictures, decoder_of
-from .denoiser import WrongConnectionError, gradients, normal_reward
-from .jacobian import GRAPH_MEMORY, normal_conds, training_kernels
+from .denoiser import WrongConnectionError, gradients, normal_reward, training_kernels
+from .jacobian import GRAPH_MEMORY, normal_conds
 from .policy import check_weights, twin_of
 from .scoring import LatentScores
 from .search_run import Show

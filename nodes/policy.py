@@ -25,7 +25,7 @@ from ..training.low_rank import LowRank
 from ..training.objectives import View
 from ..training.sources import SigmaAt, log_normal, logit_normal
 from .checkpointing import checkpoint_blocks
-from .denoiser import WrongConnectionError, alias, gradients, process_of
+from .denoiser import WrongConnectionError, alias, gradients, process_of, training_kernels
 from .sampling import Conditioning
 
 Precision = Literal["auto", "bf16", "fp32"]
@@ -139,13 +139,8 @@ def trainable(
     Raises WrongConnectionError for a model that cannot be trained; the user's model is left as it was.
     """
     model = loaded(model)
-    before = comfy.model_management.in_training
-    with gradients():
-        try:
-            comfy.model_management.in_training = True  # comfy-kitchen's kernels have no backward pass
-            yield Policy(model, rank, seed, setup)
-        finally:
-            comfy.model_management.in_training = before
+    with gradients(), training_kernels():
+        yield Policy(model, rank, seed, setup)
 
 
 def loaded(model: comfy.model_patcher.ModelPatcher) -> comfy.model_patcher.ModelPatcher:

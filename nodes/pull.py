@@ -15,8 +15,7 @@ from ..diffusion.process import Process
 from ..feedback.rewards.base import Reward
 from ..guidance.gradient import GuidanceError, Guide, Transport, TrustRegion, guided, orthogonal_part, rms, tilted
 from .decoder import Decoder, check_pictures
-from .denoiser import Shared, encoders_of, gradients, normal_reward, patchers_of, process_of_sampling
-from .encoder import ClipVisionEncoder, ManagedNetwork
+from .denoiser import Shared, gradients, normal_reward, patchers_of, process_of_sampling, release_encoders
 from .jacobian import transport_of
 from .sight import Sight
 
@@ -94,13 +93,6 @@ class Pull:
             self.judge.release()
         self.decoder.release()
         release_encoders([self.reward] if self.sight.judge is None else [self.reward, self.sight.judge])
-
-
-def release_encoders(rewards: Sequence[Reward]) -> None:
-    """Lets go of the weights of encoders that ComfyUI manages."""
-    for encoder in (encoder for reward in rewards for encoder in encoders_of(reward)):
-        if isinstance(encoder, ClipVisionEncoder | ManagedNetwork):
-            encoder.release()
 
 
 def percent_of(sampling: Any, sigma: float) -> float:

@@ -23,6 +23,7 @@ from .decoder import check_vae
 from .denoiser import WrongConnectionError
 from .examples import encode
 from .guidance import check_interval
+from .inputs import share_input
 from .learning import pictures_of
 from .reference_hooks import INSIDE, Looking, Recording
 
@@ -191,23 +192,14 @@ class FeedbackReferenceGuidance(io.ComfyNode):
                     tooltip="How much the model looks at them. Above 1 it exaggerates. 0 is off: exactly the pictures "
                     "without this node.",
                 ),
-                io.Float.Input(
-                    "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    advanced=True,
-                    tooltip="When the model begins to look, as a share of the run.",
+                share_input(
+                    "start_percent", 0.0, "When the model begins to look, as a share of the run.", advanced=True
                 ),
-                io.Float.Input(
+                share_input(
                     "end_percent",
-                    default=0.6,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
+                    0.6,
+                    "When it stops to look, as a share of the run. Later copies more detail.",
                     advanced=True,
-                    tooltip="When it stops to look, as a share of the run. Later copies more detail.",
                 ),
                 io.Image.Input("liked", optional=True, tooltip="Pictures to come near to, eight at most."),
                 io.Image.Input("disliked", optional=True, tooltip="Pictures to get away from, eight at most."),

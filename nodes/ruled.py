@@ -17,10 +17,11 @@ from torch import Tensor
 from ..feedback.rewards.base import Reward
 from ..guidance.rules import Course, Rule, earlier
 from .decoder import Decoder, check_pictures
-from .denoiser import WrongConnectionError, gradients, normal_reward, patchers_of
+from .denoiser import WrongConnectionError, patchers_of, release_encoders
 from .jacobian import evaluated
-from .pull import RewardGuidance, percent_of, release_encoders
+from .pull import RewardGuidance, percent_of
 from .run_notes import note
+from .scoring import LatentScores
 
 KEY = "feedback_loop_rules"
 MOST_ROUNDS = 8
@@ -38,24 +39,12 @@ class Judged:
     node: str = ""
     known: Any = None  # the conditioning as this run's model takes it
 
-    def __post_init__(self) -> None:
-        self.normal = normal_reward(self.reward)
-
     def scores(self, denoised: Tensor, percent: float) -> Tensor | None:
         """(B,) on the CPU; None where the reward does not count at this share of the run."""
-        with gradients(), torch.no_grad():
-            reward = self.normal().at(percent)
-            if reward is None:
-                return None
-            parts = []
-            for one in denoised.clone().split(1):
-                image = self.decoder(one)
-                reward.to(image.device)
-                parts.append(reward(image).cpu())
-            return torch.cat(parts)
+        reward = self.reward.at(percent)
+        return None if reward is None else LatentScores(reward, self.decoder)(denoised)
 
     def release(self) -> None:
-        self.normal.release()
         self.decoder.release()
         release_encoders([self.reward])
 

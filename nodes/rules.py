@@ -9,9 +9,10 @@ from comfy.model_patcher import ModelPatcher
 from ..feedback.rewards.base import Reward
 from ..guidance.rules import ACTIONS, COMPARE, Rule
 from .compat import REWARD, io
-from .decoder import SIZES, decoder_of
+from .decoder import decoder_of
 from .denoiser import WrongConnectionError, process_of
 from .guidance import check_interval, check_judge
+from .inputs import decoder_input, share_input
 from .ruled import Judged, add_rule
 
 
@@ -66,22 +67,10 @@ class FeedbackRule(io.ComfyNode):
                     step=0.1,
                     tooltip="boost guidance: by what it is multiplied. step back: how many steps.",
                 ),
-                io.Float.Input(
-                    "start_percent",
-                    default=0.3,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="From which share of the run on the rule looks. Early estimates are blurred.",
+                share_input(
+                    "start_percent", 0.3, "From which share of the run on the rule looks. Early estimates are blurred."
                 ),
-                io.Float.Input(
-                    "end_percent",
-                    default=0.9,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Up to which share of the run the rule looks.",
-                ),
+                share_input("end_percent", 0.9, "Up to which share of the run the rule looks."),
                 io.Int.Input(
                     "times",
                     default=1,
@@ -93,14 +82,7 @@ class FeedbackRule(io.ComfyNode):
                 io.Conditioning.Input(
                     "conditioning", optional=True, tooltip="The prompt that switch conditioning goes over to."
                 ),
-                io.Combo.Input(
-                    "decoder",
-                    options=list(SIZES),
-                    default="auto",
-                    optional=True,
-                    advanced=True,
-                    tooltip="How estimates become pictures for the reward, as in Reward guidance.",
-                ),
+                decoder_input(optional=True),
             ],
             outputs=[io.Model.Output(tooltip="The model that obeys the rule, for any sampler.")],
             hidden=[io.Hidden.unique_id],

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..feedback.rewards.base import Reward
 from .decoder import BACKWARD_MEMORY, Decoder, check_pictures
-from .denoiser import encoders_of, patchers_of
+from .denoiser import patchers_of, release_encoders
 
 
 class LatentScores:
@@ -40,8 +40,7 @@ class LatentScores:
     def release(self) -> None:
         """After a run, so that ComfyUI can free the memory of what it unloads."""
         self._decoder.release()
-        for encoder in encoders_of(self._reward):
-            getattr(encoder, "release", lambda: None)()
+        release_encoders([self._reward])
 
     def _scored(self, latents: Tensor) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from ..feedback.rewards.base import Reward
 from .compat import REWARD, io
-from .decoder import SIZES, check_vae
+from .decoder import check_vae
 from .denoiser import WrongConnectionError
 from .guidance import check_judge
+from .inputs import decoder_input
 from .kept_noise import KeptNoise, check_noise
 from .particle_run import Plan
 from .scoring import tell
@@ -205,13 +206,7 @@ class FeedbackBestOfN(io.ComfyNode):
                     tooltip="The most denoiser evaluations a picture; fewer candidates are tried to stay within. 0 is "
                     "no limit.",
                 ),
-                io.Combo.Input(
-                    "decoder",
-                    options=list(SIZES),
-                    default="auto",
-                    advanced=True,
-                    tooltip="How estimates become pictures for the reward, as in Reward guidance.",
-                ),
+                decoder_input(),
             ],
             outputs=[
                 io.Latent.Output("latent", tooltip="The best of each picture."),
@@ -270,12 +265,17 @@ class FeedbackBestOfN(io.ComfyNode):
         return found_output(cls, latent, search, noise.seed)
 
 
+def pictures_of(vae: Any, latent: dict[str, Any]) -> Tensor:
+    """A LATENT decoded as an IMAGE (B, H, W, C); a film of one frame is a picture."""
+    images = vae.decode(latent["samples"])
+    return images.reshape(-1, *images.shape[-3:])
+
+
 def found_output(node: type[io.ComfyNode], latent: dict[str, Any], search: Search, seed: int) -> io.NodeOutput:
     found = search.found[-1]
     text = report(found, search.reward)
     tell(getattr(node.hidden, "unique_id", None), text)
-    images = search.vae.decode(latent["samples"])
-    images = images.reshape(-1, *images.shape[-3:])
+    images = pictures_of(search.vae, latent)
     kept = KeptNoise(seed, found.best.noise)
     return io.NodeOutput(latent, images, kept, float(found.best.scores.mean()), text, ui={"text": (text,)})
 

@@ -10,9 +10,9 @@ from comfy.samplers import KSAMPLER
 from ..feedback.rewards.base import Reward
 from ..guidance.particles import Potential, Steering
 from .compat import REWARD, io
-from .decoder import SIZES
 from .denoiser import WrongConnectionError
 from .guidance import check_judge
+from .inputs import decoder_input
 from .particle_run import ALL, BEST, DRAWN, Plan
 from .scoring import tell
 from .starts import is_core, name_of
@@ -161,13 +161,9 @@ class FeedbackRewardSteering(io.ComfyNode):
                     "back: guidance only proposes, and the law of the strength above is aimed at exactly; for small "
                     "pictures and many candidates.",
                 ),
-                io.Combo.Input(
-                    "decoder",
-                    options=list(SIZES),
-                    default="auto",
-                    advanced=True,
-                    tooltip="How estimates become pictures for the reward. auto: the small decoder (TAESD in "
-                    "models/vae_approx) if there is one, else the VAE at half size.",
+                decoder_input(
+                    "How estimates become pictures for the reward. auto: the small decoder (TAESD in "
+                    "models/vae_approx) if there is one, else the VAE at half size."
                 ),
             ],
             outputs=[io.Sampler.Output(tooltip="The sampler with particles around it, for SamplerCustom nodes.")],

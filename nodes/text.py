@@ -12,6 +12,7 @@ from ..guidance.text import Said, appended, during, listed, moved, rounds, shift
 from .compat import io, store
 from .denoiser import WrongConnectionError
 from .guidance import check_interval
+from .inputs import share_input
 
 EVERYWHERE, INSIDE, APPEND = "everywhere", "in the prompt", "append"
 EVERYWHERE_AT_1 = 0.6
@@ -227,26 +228,14 @@ def _later_inputs() -> list[io.Input]:
             tooltip="What becomes of 'no', 'less' and 'remove'. negative prompt: it is added there, which needs a CFG "
             "above 1. away: the prompt is moved away from it. both: both.",
         ),
-        io.Float.Input(
+        share_input(
             "start_percent",
-            default=0.0,
-            min=0.0,
-            max=1.0,
-            step=0.01,
+            0.0,
+            "When the wishes begin to count, as a share of the run. Later keeps the layout.",
             optional=True,
             advanced=True,
-            tooltip="When the wishes begin to count, as a share of the run. Later keeps the layout.",
         ),
-        io.Float.Input(
-            "end_percent",
-            default=1.0,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            optional=True,
-            advanced=True,
-            tooltip="When the wishes end, as a share of the run.",
-        ),
+        share_input("end_percent", 1.0, "When the wishes end, as a share of the run.", optional=True, advanced=True),
         io.String.Input(
             "prompt",
             default="",

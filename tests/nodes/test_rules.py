@@ -120,13 +120,14 @@ class Second(Reward):
         return self
 
     def score(self, images, prompts, embed):
-        self.asked += 1
-        return torch.tensor([1.0 if self.asked % 2 and self.asked <= self.first_pass else -1.0])
+        places = [self.asked + i for i in range(len(images))]
+        self.asked += len(images)
+        return torch.tensor([1.0 if place % 2 == 0 and place < self.first_pass else -1.0 for place in places])
 
 
 def test_a_picture_that_was_not_sent_back_is_left_alone_while_another_runs_again(inference_mode):
-    """The rule looks at both in every step from .4 on, one at a time, as often as a rule that never fires. In the second
-    run, which the first picture only goes along with, it would be sent back as well."""
+    """The rule looks at both in every step from .4 on, as often as a rule that never fires. In the second run, which
+    the first picture only goes along with, it would be sent back as well."""
     model, never = tiny_models.sd15(), Order(1.0)
     plain = run(ruled(model, never, "step back", amount=3.0, start_percent=0.4))
     later = Second(never.asked)
