@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from playwright.sync_api import Route
 
 from feedback_loop.tests.browser.sidebar_page import API, Sidebar
 
@@ -126,6 +127,17 @@ def test_a_deleted_job_deletes_nothing_of_ours_and_is_recorded_for_its_pictures(
     delete_job(sidebar, job)
     sidebar.expect_rows([("deleted", None)], ROWS, image)
     assert sidebar.server.request("GET", f"{API}/images/{image}")[0] == 200
+
+
+def test_a_job_deleted_before_the_page_looked_at_its_end_is_recorded_too(sidebar: Sidebar, on: None) -> None:
+    def late(route: Route) -> None:
+        sidebar.page.wait_for_timeout(2000)
+        route.continue_()
+
+    sidebar.page.route("**/history/*", late)
+    image, _, job = kept(sidebar, 201)
+    delete_job(sidebar, job)
+    sidebar.expect_rows([("deleted", None)], ROWS, image)
 
 
 def test_until_the_user_turns_it_on_nothing_of_any_kind_is_recorded(sidebar: Sidebar, three: list[str]) -> None:

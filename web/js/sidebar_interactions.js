@@ -50,6 +50,8 @@ export async function record(interaction) {
   }
 }
 
+const capturedIds = (run) => run.captured.flatMap(([, captured]) => captured);
+
 class Watch {
   #files = new Map();
   #jobs = new Map(); // prompt id -> ids of its pictures
@@ -70,7 +72,7 @@ class Watch {
 
   #remember(promptId, run) {
     for (const [file, image] of savedFiles(run)) this.#files.set(file, image);
-    const ids = run.captured.flatMap(([, captured]) => captured);
+    const ids = capturedIds(run);
     if (!ids.length) return;
     this.#jobs.set(promptId, ids);
     this.#last = run;
@@ -95,8 +97,20 @@ class Watch {
     await record(interaction);
   }
 
-  async deleted(promptId) {
-    for (const id of this.#jobs.get(promptId) ?? []) await this.#recordOnce({ kind: "deleted", image_id: id });
+  /** The ids of a job's pictures, also when the job is deleted before its end could be looked at. */
+  async picturesOf(promptId) {
+    if (this.#jobs.has(promptId)) return this.#jobs.get(promptId);
+    try {
+      const history = await answerOf(await api.fetchApi(`/history/${encodeURIComponent(promptId)}`));
+      return history[promptId] ? capturedIds(runOf(history[promptId])) : [];
+    } catch (error) {
+      console.warn("The pictures of a job could not be read:", error.message);
+      return [];
+    }
+  }
+
+  async deleted(imageIds) {
+    for (const id of imageIds) await this.#recordOnce({ kind: "deleted", image_id: id });
   }
 }
 
@@ -105,12 +119,14 @@ export const watch = new Watch();
 /** "Run (instant)" and "Run (on change)" queue without anybody asking. */
 const isQueuedByItself = () => (app.extensionManager.queueSettings?.mode ?? "disabled") !== "disabled";
 
-/** The frontend sends no event when a job is deleted from its lists, so its own call is listened to. */
+/** The frontend sends no event when a job is deleted from its lists, so its own call is listened to. What the job made
+ * is asked before, since nobody knows afterwards. */
 function listenToDeletions() {
   const original = api.deleteItem;
   api.deleteItem = async function (type, id) {
+    const pictures = stored && type === "history" ? await watch.picturesOf(String(id)) : [];
     const result = await original.call(this, type, id);
-    if (stored && type === "history") watch.deleted(String(id));
+    watch.deleted(pictures);
     return result;
   };
 }
