@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
 
-from . import derived, refinement_tables, refinements, tables
+from . import blind, blind_tables, derived, refinement_tables, refinements, tables
 from . import derived_tables as kept
 from .checks import NotFound
 from .prompt_words import remove_words
@@ -44,6 +44,7 @@ def delete_image(connection: Connection, image_id: str) -> Gone:
     for table in (kept.current_rating, kept.score, kept.watermark_score, tables.embedding):
         connection.execute(delete(table).where(table.c.image_id == image_id))
     refinements.forget(connection, image_id)
+    blind.forget(connection, image_id)
     _delete_judgements(connection, _said_of(connection, image_id))
     result = tables.interaction.c.result_id
     connection.execute(update(tables.interaction).where(result == image_id).values(result_id=None))
@@ -133,6 +134,7 @@ def _nothing_said() -> list[ColumnElement[bool]]:
     columns = [table.c.image_id for table in (*OF_ONE_IMAGE, entry)]
     columns += [comparison.c.left_id, comparison.c.right_id, tables.interaction.c.result_id]
     columns += [refinement_tables.refinement.c.parent_id, refinement_tables.candidate.c.image_id]
+    columns += [blind_tables.pair.c.a_id, blind_tables.pair.c.b_id]
     return [~select(column).where(column == image.c.id).exists() for column in columns]
 
 

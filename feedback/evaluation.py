@@ -16,6 +16,9 @@ from torch import Tensor
 
 Numbers = Tensor | np.ndarray | Sequence[float]
 
+FEW_PROMPTS = 5
+"""With so many prompts or more, intervals count prompts and so speak for prompts like these."""
+
 
 class Interval(NamedTuple):
     """An estimate with its 95 % interval."""
@@ -83,7 +86,12 @@ def paired_win_rate(a: Numbers, b: Numbers, clusters: Sequence[Hashable] | None 
     first, second = _array(a), _array(b)
     if first.shape != second.shape:
         raise ValueError(f"A has {len(first)} scores and B has {len(second)}; pairs need one of each.")
-    wins = (second > first) + 0.5 * (second == first)
+    return win_rate((second > first) + 0.5 * (second == first), clusters)
+
+
+def win_rate(wins: Numbers, clusters: Sequence[Hashable] | None = None) -> Interval:
+    """Mean of (N,) wins: 1, 0 or .5 for a tie; see `paired_win_rate`."""
+    wins = _array(wins)
     if not len(wins):
         raise ValueError("There are no pairs to count wins of: give at least one.")
     rate, n = float(wins.mean()), float(len(wins))

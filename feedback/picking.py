@@ -2,8 +2,8 @@
 
 The store has no reward, so what a picture is worth is guessed from what was said of it: a normal distribution that
 starts wide and narrows with every rating and every comparison. Only some pictures, drawn by lot, are looked at, so that
-a pick takes no longer among a million. Some pairs that the rater has answered come back with their sides exchanged,
-which is how self-agreement becomes known.
+a pick takes no longer among a million. Pairs of blind trials come first. Some pairs that the rater has answered come
+back with their sides exchanged, which is how self-agreement becomes known.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sqlalchemy import ColumnElement, FromClause, func, or_, select, union_all
 
+from . import blind, tables
 from . import derived_tables as derived
-from . import tables
 from .derived import COUNTS
 from .results import Pair, Policy
 
@@ -69,6 +69,11 @@ def next_pair(
     if rater_id is not None and chance.random() < share:
         if (pair := _repeat(connection, policy, collection, axis, rater_id, chance, share / decided)) is not None:
             return pair
+    who = None if rater is None else rater_id or ""  # who never judged before has answered nothing
+    if (pair := blind.next_pair(connection, collection, axis, who, chance)) is not None:
+        return pair
+    if collection is not None and blind.is_for_trials(connection, collection):
+        return None
     ids = _candidates(connection, policy, collection, axis, chance)
     said = _comparisons(connection, ids, axis)
     known = _known(connection, ids, axis, said)

@@ -14,6 +14,7 @@ Kind = Literal["rating", "comparison", "ranking", "tag", "interaction"]
 Part = Literal["all", "train", "held_out"]
 Sort = Literal["newest", "oldest", "best", "worst", "watermark"]
 Policy = Literal["learn", "train"]
+Picked = Literal["learn", "train", "blind"]
 
 EXPLICIT: tuple[Kind, ...] = ("rating", "comparison", "ranking", "tag")
 """Kinds of judgement that somebody gave on purpose; interactions come in only when they are asked for."""
@@ -157,13 +158,13 @@ class Page:
 class Pair:
     """Two pictures to be compared next, their sides drawn by lot.
 
-    propensity: the probability, among the candidates looked at, that `policy` picks these two. repeat_of: the earlier
-    comparison by the same rater that this one asks again with sides exchanged.
+    propensity: the probability, among the candidates looked at, that `policy` picks these two; "blind" is for pairs of
+    a blind trial. repeat_of: the earlier comparison by the same rater that this one asks again with sides exchanged.
     """
 
     left: str
     right: str
-    policy: Policy
+    policy: Picked
     propensity: float
     repeat_of: str | None = None
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..feedback import evaluation
-from ..feedback.evaluation import Interval
+from ..feedback.evaluation import FEW_PROMPTS, Interval
 from .compat import REWARD, io, ui
 from .encoder import ClipVisionEncoder, encoder_from
 from .examples import encode_prompts
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from ..feedback.rewards.base import Reward
 
 FEW_PAIRS = 20
-FEW_PROMPTS = 5
 SHOWN = 48
 THUMBNAIL = 8  # pixels a side that stand for a picture's features where no image encoder is at hand
 
