@@ -153,13 +153,47 @@ def diversity(features: Tensor, groups: Sequence[Hashable] | None = None) -> flo
     """
     if len(features) < 2:
         return math.nan
-    distance = torch.cdist(features.double(), features.double(), compute_mode="donot_use_mm_for_euclid_dist").cpu()
-    names = list(groups) if groups is not None else [0] * len(features)
-    if len(names) != len(features):
-        raise ValueError(f"There are {len(features)} pictures but {len(names)} groups; name one for each picture.")
+    return float(_distances(features)[_same(len(features), groups)].mean())
+
+
+def diversity_difference(a: Tensor, b: Tensor, groups: Sequence[Hashable], units: Sequence[Hashable]) -> Interval:
+    """Diversity of b less that of a, (N, F) each, of the same groups; see `diversity`.
+
+    A picture stands in many distances, so the interval is by the jackknife that leaves out one unit with all its
+    distances; units: what each picture belongs to, as its prompt or itself. Infinite with fewer than three units.
+    """
+    if len(a) < 2:
+        return Interval(math.nan, -math.inf, math.inf)
+    change = (_distances(b) - _distances(a)) * (same := _same(len(a), groups).double())
+    place = {name: i for i, name in enumerate(dict.fromkeys(units))}
+    of = torch.nn.functional.one_hot(torch.tensor([place[name] for name in units])).double()
+    value = float(change.sum() / same.sum())
+    sums, counts = (_touching(matrix, of) for matrix in (change, same))
+    rest = same.sum() - counts
+    if len(place) < 3 or bool((rest <= 0).any()):
+        return Interval(value, -math.inf, math.inf)
+    without = (change.sum() - sums) / rest
+    error = math.sqrt((len(place) - 1) / len(place) * float((without - without.mean()).square().sum()))
+    reach = _t95(len(place) - 1) * error
+    return Interval(value, value - reach, value + reach)
+
+
+def _touching(matrix: Tensor, of: Tensor) -> Tensor:
+    """(N, N) of pairs and (N, U) one-hot units -> (U,), the sum over the pairs that a unit is part of."""
+    within = torch.einsum("iu,ij,ju->u", of, matrix, of)
+    return (matrix.sum(1) + matrix.sum(0)) @ of - within
+
+
+def _distances(features: Tensor) -> Tensor:
+    return torch.cdist(features.double(), features.double(), compute_mode="donot_use_mm_for_euclid_dist").cpu()
+
+
+def _same(count: int, groups: Sequence[Hashable] | None) -> Tensor:
+    """(N, N), each pair once: those of one group, or all where no group has two."""
+    names = list(groups) if groups is not None else [0] * count
+    if len(names) != count:
+        raise ValueError(f"There are {count} pictures but {len(names)} groups; name one for each picture.")
     place = {name: i for i, name in enumerate(dict.fromkeys(names))}
     index = torch.tensor([place[name] for name in names])
     same = (index[:, None] == index[None]).triu(1)
-    if not same.any():
-        same = torch.ones_like(same).triu(1)
-    return float(distance[same].mean())
+    return same if same.any() else torch.ones_like(same).triu(1)
