@@ -11,7 +11,7 @@ from .compat import ComfyExtension, io, register_folders
 MODULES = (
     "capture", "gate", "dataset", "formats", "rewards", "rewards_watermark", "rewards_classifier", "rewards_text",
     "rewards_colour", "rewards_combine", "guidance", "rules", "steering", "search", "noise",
-    "text", "refine", "reference", "suggest", "training", "reinforce", "evaluate", "demo",
+    "text", "refine", "reference", "suggest", "training", "reinforce", "auto_train", "evaluate", "demo",
 )  # fmt: skip
 
 
@@ -28,6 +28,7 @@ class FeedbackLoopExtension(ComfyExtension):
             register_folders()
             import_module(".reward_folders", __name__).register()
             import_module(".routes", __name__).register()
+            import_module(".collector", __name__).register()
             stopping.install()
             self.nodes = all_nodes()
         except Exception:
