@@ -136,6 +136,12 @@ def is_there(connection: Connection, name: str) -> bool:
     return connection.execute(select(trial.c.id).where(trial.c.name == name)).first() is not None
 
 
+def pictures(connection: Connection) -> set[str]:
+    """Every picture that people are, or were, asked about in a trial."""
+    rows = connection.execute(select(pair.c.a_id, pair.c.b_id)).all()
+    return {id_ for row in rows for id_ in row}
+
+
 def is_for_trials(connection: Connection, collection: str) -> bool:
     """Whether a collection holds blind trials: whoever compares in it is asked nothing else."""
     return connection.execute(select(trial.c.id).where(trial.c.collection == collection).limit(1)).first() is not None

@@ -17,15 +17,11 @@ from typing import TYPE_CHECKING, BinaryIO
 from . import said as records
 from .checks import Conflict, InvalidRecord, NotFound, NotYours
 from .engines import DatabaseUnreachable, DatabaseUnusable
+from .locked_files import hold
 from .said import Said
 
 if TYPE_CHECKING:
     from .database import Database
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 LOG = logging.getLogger("feedback_loop")
 
@@ -97,7 +93,7 @@ class Outbox:
     def _take_over(self, path: Path) -> None:
         """What a process that ended left here. One that still runs holds its file."""
         with path.open("rb+") as file:
-            if not _held(file):
+            if not hold(file):
                 return
             left, unreadable = _parsed(file.read())
         if unreadable:
@@ -177,7 +173,7 @@ def _new_file(path: Path) -> BinaryIO:
     """An empty file that is this process's, whose name is on disk too."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("ab", buffering=0)
-    _held(file)
+    hold(file)
     if os.name == "posix":
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -210,23 +206,3 @@ def _parsed(content: bytes) -> tuple[list[Said], bytes]:
         except (ValueError, KeyError, TypeError):
             unreadable += line + b"\n"
     return found, unreadable
-
-
-def _held(file: BinaryIO) -> bool:
-    """Takes the file for this process until it is closed; False if another has it."""
-    try:
-        if fcntl is not None:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        else:
-            _hold_on_windows(file)
-    except OSError:
-        return False
-    return True
-
-
-def _hold_on_windows(file: BinaryIO) -> None:
-    import msvcrt
-
-    file.seek(2**30)  # a byte that is never reached, because a locked one can't be read by others
-    msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-    file.seek(0)

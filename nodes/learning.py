@@ -30,12 +30,18 @@ OVERALL = "overall"
 
 
 def learn_taste(
-    kept: FeedbackStore, feedback: Feedback, clip_vision: Any, caution: float, axis: str = "", tag: str = ""
+    kept: FeedbackStore,
+    feedback: Feedback,
+    clip_vision: Any,
+    caution: float,
+    axis: str = "",
+    tag: str = "",
+    keep: bool = True,
 ) -> tuple[TasteReward, TasteReport, str]:
     """The taste, its report, and the report in words. Raises TooFewJudgementsError, WrongConnectionError.
 
     axis, tag: what to learn instead of what the feedback names. A tag is learned from pictures with it against those
-    that its users tagged or rated without it.
+    that its users tagged or rated without it. keep: whether the store notes the fit and keeps new features.
     """
     from ..training.judgements import check_tagged, judgements
     from ..training.taste import fit_taste
@@ -52,14 +58,15 @@ def learn_taste(
         aim = f"Learned the tag “{feedback.tag}”: {having} pictures have it, {without} were seen without it.\n"
     ids = dict.fromkeys([r.image_id for r in rated] + [side for c in compared for side in (c.left, c.right)])
     bar = comfy.utils.ProgressBar(100)
-    vectors = embeddings(kept, list(ids), encoder, bar)
+    keep = keep and kept.read_only is None
+    vectors = embeddings(kept, list(ids), encoder, bar, keep)
     data = judgements(rated, compared, vectors)
     with torch.inference_mode(False):
         taste, report = fit_taste(
             data, encoder, self_agreement(compared), caution, lambda done: bar.update_absolute(60 + int(40 * done), 100)
         )
     said = "".join(sorted([r.rating_id for r in rated] + [c.comparison_id for c in compared]))
-    if kept.read_only is None:
+    if keep:
         kept.add_model_run(run_of(report, feedback, encoder, said))
     return taste, report, aim + describe(report)
 
@@ -82,9 +89,9 @@ def run_of(report: TasteReport, feedback: Feedback, encoder: Encoder, said: str)
 
 
 def embeddings(
-    kept: FeedbackStore, ids: list[str], encoder: ClipVisionEncoder, bar: comfy.utils.ProgressBar
+    kept: FeedbackStore, ids: list[str], encoder: ClipVisionEncoder, bar: comfy.utils.ProgressBar, keep: bool
 ) -> dict[str, np.ndarray]:
-    """Features of the pictures by id; those that the store does not hold yet are made and kept there."""
+    """Features of the pictures by id; those that the store does not hold yet are made, and kept there if `keep`."""
     vectors = kept.embeddings(ids, encoder.id)
     missing = [image_id for image_id in ids if image_id not in vectors]
     if missing:
@@ -93,7 +100,7 @@ def embeddings(
     for block in blocks(missing):
         comfy.model_management.throw_exception_if_processing_interrupted()
         new = dict(zip(block, features(encoder, [kept.image_pixels(image_id) for image_id in block]), strict=True))
-        if kept.read_only is None:
+        if keep:
             kept.add_embeddings(new, encoder.id)
         vectors |= new
         done += len(block)

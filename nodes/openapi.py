@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from . import format_routes, gate_routes, routes_refinements
+from . import format_routes, gate_routes, routes_auto_train, routes_refinements
 from . import request_models as models
 from . import request_queries as queries
 from .openapi_answers import ANSWERS, reference
@@ -43,6 +43,7 @@ OTHER_BODIES: list[type[BaseModel]] = [
     models.EmptyBody,
     gate_routes.GateBody,
     routes_refinements.ChoiceBody,
+    routes_auto_train.UseBody,
 ]
 IDEMPOTENCY_KEY = {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "maxLength": 255}}
 
@@ -72,6 +73,7 @@ def _paths() -> dict[str, Any]:
         **{path: {"post": _write(*what)} for path, what in JUDGEMENTS.items()},
         **_upkeep(),
         **_rounds(),
+        **_auto_train(),
         **_exchange(),
         **_gates(),
     }
@@ -115,6 +117,17 @@ def _rounds() -> dict[str, Any]:
         "/images/{id}/family": {"get": _read("The rounds that a picture came from and led to", "Family", [_path()])},
         "/rounds/{id}/choice": {"post": {**choice, "parameters": [_path(), IDEMPOTENCY_KEY]}},
         "/recurring": {"get": _read("Edits that come back, and what they suggest", "Recurring", recurring)},
+    }
+
+
+def _auto_train() -> dict[str, Any]:
+    name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+    use = _send("Take a version into use", routes_auto_train.UseBody, "AutoTrain")
+    drop = _send("Drop the candidate", models.EmptyBody, "AutoTrain")
+    return {
+        "/auto_train/{name}": {"get": _read("A LoRA that is trained by itself", "AutoTrain", [name])},
+        "/auto_train/{name}/use": {"post": {**use, "parameters": [name]}},
+        "/auto_train/{name}/drop": {"post": {**drop, "parameters": [name]}},
     }
 
 

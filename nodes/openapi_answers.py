@@ -63,7 +63,19 @@ ROUND = {
     "how": MAYBE_TEXT,
     "created_at": WHEN,
 }
+VERSION = {
+    **{name: WHOLE for name in ("number", "ratings")},
+    **{name: TEXT for name in ("file", "outcome", "why")},
+    "made_at": WHEN,
+}
 ANSWERS: dict[str, Schema] = {
+    "AutoTrain": shape(
+        name=TEXT,
+        in_use=WHOLE,
+        back={"type": ["integer", "null"]},
+        round={"anyOf": [shape(stage=TEXT, candidate=WHOLE, votes=WHOLE), {"type": "null"}]},
+        versions=listed(shape(**VERSION)),
+    ),
     "Family": shape(root=UUID_TEXT, rounds=listed(shape(**ROUND))),
     "Recurring": shape(
         words=listed(shape(wanted={"type": "boolean"}, text=TEXT, **EVIDENCE)),

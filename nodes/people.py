@@ -27,6 +27,11 @@ class NobodyAnsweredError(RuntimeError):
     """The time was up; what was rated is kept, and the run can be gone on with."""
 
 
+def pixels_of(images: Tensor) -> np.ndarray:
+    """(N, 3, H, W) in 0..1 -> uint8 (N, H, W, 3), as the store takes them."""
+    return (images.movedim(1, -1).clamp(0, 1) * 255).round().byte().cpu().numpy()
+
+
 class People:
     """Scores are the means of the ratings that an epoch's pictures get in a collection, 0 to 1.
 
@@ -56,7 +61,7 @@ class People:
     def _asked(self, images: Tensor, prompts: Sequence[str], number: int) -> list[str]:
         """The pictures' ids in the store, where they are put once."""
         note = self.folder / f"asked-{number:05}.json"
-        pixels = (images.movedim(1, -1).clamp(0, 1) * 255).round().byte().cpu().numpy()
+        pixels = pixels_of(images)
         hashes = [int(np.abs(np.diff(p.astype(np.int64).flatten())).sum()) for p in pixels]
         if note.exists():
             told = json.loads(note.read_text(encoding="utf-8"))

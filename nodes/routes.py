@@ -7,6 +7,7 @@ from aiohttp import web
 from . import (
     format_routes,
     gate_routes,
+    routes_auto_train,
     routes_history,
     routes_judgements,
     routes_pictures,
@@ -26,6 +27,7 @@ SUBJECTS = (
     routes_upkeep,
     routes_history,
     routes_watermarks,
+    routes_auto_train,
     format_routes,
     gate_routes,
 )

@@ -48,7 +48,7 @@ WRITES = Limit(2000, 200)
 HEAVY = Limit(10, 1 / 6)
 """Backups, scans and the like, which take the disk for seconds."""
 
-KEPT = ("/prune", "/backup", "/settings")  # besides the deletion of pictures
+KEPT = ("/prune", "/backup", "/settings", "/use", "/drop")  # besides the deletion of pictures
 HEAVY_PATHS = ("/backup", "/prune", "/history/scan", "/import", "/export")
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -13,6 +14,7 @@ from ..feedback.records import Feedback
 from ..training import lora_files
 from ..training.following import Checks, History
 from ..training.loop import Plan, Step
+from ..training.low_rank import Part
 from ..training.objectives import Objective
 from ..training.sources import Example, ForwardSource, Group
 from ..training.validation import Validation, split
@@ -87,25 +89,46 @@ class FeedbackTrainLora(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, feedback, clip, vae, objective, pictures, name, seed, **numbers) -> io.NodeOutput:
-        check_vae(vae, model)
-        goal, about = goal_of(objective)
-        checked_name(name)
-        sources, conds = material(model, feedback, clip, vae, pictures, seed)
-        learned = examples(sources, latents_of(model, vae, sources), goal)
-        settings = about | plain(numbers) | {"seed": seed, "pictures": plain(pictures), "data": digest(sources)}
-        known = existing_lora(model, numbers.get("existing_lora", NONE), numbers["rank"])
-        with trainable(model, numbers["rank"], seed, replace(setup_of(numbers), existing=known)) as policy:
-            training = Training.begin(policy, name, settings, numbers.get("ema", 0.99), numbers.get("resume", True))
-            shown = samples(training, vae, sources[0], conds, numbers)
-            live = Live(f"Loss of {training.name}", numbers["steps"], *shown)
-            result = learn(training, goal, learned, conds, numbers, live)
-            live.sample(training.steps())
-        path = training.save(result, training.name)
-        training.note(feedback, path)
-        tensors, losses = lora_files.to_tensors(result), {"loss": training.history.losses}
-        text = summary(training, path, f"{len(learned)} {'pairs' if goal.pictures == 2 else 'pictures'}")
-        told = ui.PreviewImage(live.picture(training.history), cls=cls).as_dict() | {"text": (text,)}
-        return io.NodeOutput(tensors, losses, with_lora(model, tensors), ui=told | {"lora": (path.name,)})
+        fitted = fit_lora(model, feedback, clip, vae, objective, pictures, name, seed, numbers)
+        tensors, losses = lora_files.to_tensors(fitted.layers), {"loss": fitted.training.history.losses}
+        told = ui.PreviewImage(fitted.picture, cls=cls).as_dict() | {"text": (fitted.report,)}
+        return io.NodeOutput(tensors, losses, with_lora(model, tensors), ui=told | {"lora": (fitted.path.name,)})
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A finished LoRA: its layers, its file, what happened in words, and curves with samples, IMAGE (1, H, W, 3)."""
+
+    training: Training
+    layers: Mapping[str, Part]
+    path: Path
+    report: str
+    picture: Tensor
+
+
+def fit_lora(
+    model: ModelPatcher, feedback: Feedback, clip: Any, vae: Any, objective: dict[str, Any], pictures: dict[str, Any],
+    name: str, seed: int, numbers: dict[str, Any], begun: Callable[[str], object] = lambda name: None,
+) -> Fitted:  # fmt: skip
+    """What the node does, with its inputs. begun: is told the LoRA's name before the first step."""
+    check_vae(vae, model)
+    goal, about = goal_of(objective)
+    checked_name(name)
+    sources, conds = material(model, feedback, clip, vae, pictures, seed)
+    learned = examples(sources, latents_of(model, vae, sources), goal)
+    settings = about | plain(numbers) | {"seed": seed, "pictures": plain(pictures), "data": digest(sources)}
+    known = existing_lora(model, numbers.get("existing_lora", NONE), numbers["rank"])
+    with trainable(model, numbers["rank"], seed, replace(setup_of(numbers), existing=known)) as policy:
+        training = Training.begin(policy, name, settings, numbers.get("ema", 0.99), numbers.get("resume", True))
+        begun(training.name)
+        shown = samples(training, vae, sources[0], conds, numbers)
+        live = Live(f"Loss of {training.name}", numbers["steps"], *shown)
+        result = learn(training, goal, learned, conds, numbers, live)
+        live.sample(training.steps())
+    path = training.save(result, training.name)
+    training.note(feedback, path)
+    text = summary(training, path, f"{len(learned)} {'pairs' if goal.pictures == 2 else 'pictures'}")
+    return Fitted(training, result, path, text, live.picture(training.history))
 
 
 def material(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from feedback_loop.tests.comfy_host import ComfyServer
 
 NODE_IDS = {
+    "FeedbackAutoTrain",
     "FeedbackBestOfN",
     "FeedbackCapture",
     "FeedbackClassifierReward",
