@@ -45,18 +45,17 @@ class Look:
 
 @dataclass
 class Watch:
-    """Collects what is seen of one run. plain: statistics of unsteered pictures, each (N,). judged: once the run is
-    over, a second reward of its pictures (B,) and of the plain ones (N,)."""
+    """Collects what is seen of one run. plain: statistics of unsteered pictures, each (N,). made: once the run is over,
+    statistics of its pictures, each (B,): those of an estimate on the way would be those of something blurred. judged:
+    then, a second reward of its pictures (B,) and of the plain ones (N,)."""
 
     plain: Mapping[str, Tensor] | None = None
     looks: list[Look] = field(default_factory=list)
-    last: dict[str, Tensor] = field(default_factory=dict)
+    made: Mapping[str, Tensor] = field(default_factory=dict)
     judged: tuple[Tensor, Tensor] | None = None
 
-    def see(self, look: Look, images: Tensor) -> None:
-        """images: (B,3,H,W) in 0..1, the decoded estimate."""
+    def see(self, look: Look) -> None:
         self.looks.append(look)
-        self.last = statistics(images)
 
     def problems(self) -> list[str]:
         """What is wrong with the run, in sentences; empty when nothing is."""
@@ -83,7 +82,7 @@ class Watch:
         )
 
     def _beyond(self) -> str:
-        for name, values in self.last.items():
+        for name, values in self.made.items():
             low, high = self._range(name)
             outside = ((values < low) | (values > high)).float().mean()
             if outside > BEYOND:

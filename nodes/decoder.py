@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import comfy.model_management
+import comfy.sampler_helpers
 import comfy.sd
 import comfy.taesd.taesd
 import folder_paths
@@ -70,6 +71,23 @@ class Decoder:
     def _shrunk(self, latents: Tensor) -> Tensor:
         size = self._size(*latents.shape[-2:])
         return latents if size == latents.shape[-2:] else nn.functional.interpolate(latents, size=size, mode="area")
+
+
+def reserving(bytes_for: Callable[[Sequence[int]], float]) -> Callable[..., Any]:
+    """A PREPARE_SAMPLING wrapper that makes ComfyUI keep so much memory free beside its own for one picture of a shape.
+
+    ComfyUI plans memory from the latent's shape and nothing else, so it is told of a larger batch.
+    """
+
+    def prepare(
+        executor: Any, model: ModelPatcher, noise_shape: Sequence[int], conds: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        planned, _ = comfy.sampler_helpers.estimate_memory(model, noise_shape, conds)
+        extra = bytes_for((1, *noise_shape[1:]))
+        batch = noise_shape[0] * (1 + extra / max(planned, 1))
+        return executor(model, [batch, *noise_shape[1:]], conds, *args, **kwargs)
+
+    return prepare
 
 
 def decoder_of(vae: Any, model: ModelPatcher, size: str = "auto") -> Decoder:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import comfy.sampler_helpers
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
@@ -13,10 +11,10 @@ from torch import Tensor
 from ..feedback.rewards.base import Reward
 from ..guidance.gradient import LATENT, PIXEL, GuidanceError, TrustRegion
 from .compat import REWARD, io
-from .decoder import check_decoder, decoder_of
+from .decoder import check_decoder, decoder_of, reserving
 from .denoiser import WrongConnectionError, process_of
 from .inputs import decoder_input, share_input
-from .jacobian import METHODS, check_method
+from .jacobian import METHODS, check_method, keep_outputs
 from .pull import EXACT, OPTIMISE, Manner, Pull, RewardGuidance
 from .sight import Sight, plain_pictures
 
@@ -32,6 +30,8 @@ def add_guidance(model: ModelPatcher, pull: Pull) -> ModelPatcher:
     guidance = RewardGuidance(pulls, region_of(model))
     model.model_options["sampler_post_cfg_function"] = [hook for hook in hooks if hook not in before]
     model.set_model_sampler_post_cfg_function(guidance)
+    if pull.manner.method != "fast":
+        keep_outputs(model)
     _manage_memory(model, guidance)
     return model
 
@@ -48,27 +48,9 @@ def _manage_memory(model: ModelPatcher, guidance: RewardGuidance) -> None:
     model.remove_callbacks_with_key(CallbacksMP.ON_CLEANUP, KEY)
     model.add_callback_with_key(CallbacksMP.ON_CLEANUP, KEY, guidance.release)
     model.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, KEY)
-    model.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, _reserving(guidance))
-    model.remove_wrappers_with_key(WrappersMP.SAMPLER_SAMPLE, KEY)
-    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, guidance.sample)
-
-
-def _reserving(guidance: RewardGuidance) -> Any:
-    """A PREPARE_SAMPLING wrapper that makes ComfyUI keep the memory of one picture's graph free beside its own.
-
-    ComfyUI plans memory from the latent's shape and nothing else, so it is told of a larger batch.
-    """
-
-    def prepare(
-        executor: Any, model: ModelPatcher, noise_shape: Sequence[int], conds: Any, *args: Any, **kwargs: Any
-    ) -> Any:
-        guidance.begin()
-        planned, _ = comfy.sampler_helpers.estimate_memory(model, noise_shape, conds)
-        extra = guidance.memory_for((1, *noise_shape[1:]))
-        batch = noise_shape[0] * (1 + extra / max(planned, 1))
-        return executor(model, [batch, *noise_shape[1:]], conds, *args, **kwargs)
-
-    return prepare
+    model.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, reserving(guidance.memory_for))
+    model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, guidance.sample)
 
 
 def check_reward(reward: Any) -> Reward:
@@ -231,7 +213,7 @@ class FeedbackRewardGuidance(io.ComfyNode):
             return io.NodeOutput(model)
         manner = Manner(mode, inverse_temperature, gradient, orthogonal)
         node = str(cls.hidden.unique_id or "") if cls.hidden else ""
-        sight = Sight(node, plain_pictures(plain), None if judge is None else check_judge(judge))
+        sight = Sight(node, plain_pictures(plain), None if judge is None else check_judge(judge), vae)
         pull = Pull(reward, decode, strength, start_percent, end_percent, mask, manner, sight)
         return io.NodeOutput(add_guidance(model, pull))
 

@@ -26,12 +26,12 @@ GRAPH_MEMORY = 30.0
 def transport_of(method: str, args: dict[str, Any], process: Process) -> Transport | None:
     """What carries a slope at the clean estimate to x0, in a post-CFG hook with these args; None: the variance alone.
 
-    It is the Jacobian of the model's own estimate: what other post-CFG hooks add to that is taken as fixed.
+    It is the Jacobian of the model's own estimate: what others' pre- and post-CFG functions add is taken as fixed.
     """
     if method == "fast":
         return None
     if method == "difference":
-        base = _combined(args["model"], args, args["cond_denoised"], args["uncond_denoised"], args["input"])
+        base = own_estimate(args)
         with torch.inference_mode(False), torch.no_grad():
             x, base, sigma = args["input"].clone(), base.clone(), args["sigma"].clone()
         return forward_difference(lambda moved: _again(args["model"], args, moved), x, base, sigma, process)
@@ -47,16 +47,56 @@ def _again(model: Any, args: dict[str, Any], x: Tensor) -> Tensor:
 
 
 def evaluated(model: Any, conds: list[Any], args: dict[str, Any], x: Tensor) -> Tensor:
-    """As `comfy.samplers.sampling_function` without the post-CFG hooks, of which the caller is one."""
+    """As `comfy.samplers.sampling_function` without the post-CFG functions, of which the caller is one, and without the
+    pre-CFG functions: those may remember steps, as the momentum of APG does, so each of them sees a step once."""
     options, sigma = args["model_options"], args["sigma"]
     given = {"conds": conds, "input": x, "sigma": sigma, "model": model, "model_options": options}
     if "sampler_calc_cond_batch_function" in options:
         out = options["sampler_calc_cond_batch_function"](given)
     else:
         out = comfy.samplers.calc_cond_batch(model, conds, x, sigma, options)
-    for hook in options.get("sampler_pre_cfg_function", []):
-        out = hook(given | {"conds_out": out, "cond_scale": args["cond_scale"], "timestep": sigma})
     return _combined(model, args, out[0], out[1], x)
+
+
+class StepOutputs:
+    """The first pre-CFG function of a model: keeps what the denoiser said in a step, before others change it."""
+
+    def __init__(self) -> None:
+        self._x: Tensor | None = None
+        self._out: list[Tensor] = []
+
+    def __call__(self, args: dict[str, Any]) -> list[Tensor]:
+        self._x, self._out = args["input"], [out.clone() for out in args["conds_out"]]
+        return args["conds_out"]
+
+    def of(self, x: Tensor) -> list[Tensor] | None:
+        """Each side's estimate at this very x; None for another step's."""
+        return self._out if self._x is x else None
+
+    def release(self) -> None:
+        self._x, self._out = None, []
+
+
+def keep_outputs(model: ModelPatcher) -> None:
+    """Lets `own_estimate` know what the denoiser said, whatever pre-CFG functions the model has or is yet to get."""
+    hooks = model.model_options.get("sampler_pre_cfg_function", [])
+    if not any(isinstance(hook, StepOutputs) for hook in hooks):
+        model.model_options["sampler_pre_cfg_function"] = [StepOutputs(), *hooks]
+
+
+def release_outputs(model: ModelPatcher) -> None:
+    for hook in model.model_options.get("sampler_pre_cfg_function", []):
+        if isinstance(hook, StepOutputs):
+            hook.release()
+
+
+def own_estimate(args: dict[str, Any]) -> Tensor:
+    """What `evaluated` gives for the step's own conditions and input, in a post-CFG function with these args, without
+    asking the model again. Needs `keep_outputs` where the model has other pre-CFG functions."""
+    hooks = args["model_options"].get("sampler_pre_cfg_function", [])
+    kept = [hook.of(args["input"]) for hook in hooks if isinstance(hook, StepOutputs)]
+    cond, uncond, *_ = next((out for out in kept if out), [args["cond_denoised"], args["uncond_denoised"]])
+    return _combined(args["model"], args, cond, uncond, args["input"])
 
 
 def _combined(model: Any, args: dict[str, Any], cond: Tensor, uncond: Tensor, x: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from .decoder import Decoder, check_pictures, decoder_of
 from .denoiser import WrongConnectionError, gradients, normal_reward, training_kernels
 from .jacobian import GRAPH_MEMORY, normal_conds
 from .policy import check_weights, twin_of
+from .ruled import check_no_rules
 from .scoring import LatentScores
 from .search_run import Show
 from .starts import started
@@ -65,6 +66,7 @@ class Optimise:
     ) -> Tensor:
         guider = model.inner_model
         check_pictures(x.shape)
+        check_no_rules(guider, "Optimise noise")
         decoder = decoder_of(self.vae, guider.model_patcher, self.decoder)
         run = _Optimising(self, decoder, model, sigmas, dict(extra_args or {}), options)
         try:

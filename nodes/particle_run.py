@@ -24,6 +24,7 @@ from ..guidance.steering import Steered
 from .decoder import check_pictures, decoder_of
 from .denoiser import process_of
 from .pull import RewardGuidance
+from .ruled import check_no_rules
 from .scoring import LatentScores
 from .starts import NoiseSampler, noise_sampler_of, noises_of, seeds_of, started
 
@@ -85,6 +86,7 @@ class _Run:
         self.plan, self.sigmas, self.extra_args, self.options = plan, sigmas, extra_args, options
         self.callback, self.process = callback, process_of(guider.model_patcher)
         check_pictures(x.shape)
+        check_no_rules(guider, "Reward steering")
         self.score = LatentScores(plan.reward, decoder_of(plan.vae, guider.model_patcher, plan.decoder))
         self.score.load(guider, x.shape)
         seeds = seeds_of(seed, plan.count)

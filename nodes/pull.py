@@ -16,7 +16,7 @@ from ..feedback.rewards.base import Reward
 from ..guidance.gradient import GuidanceError, Guide, Transport, TrustRegion, guided, orthogonal_part, rms, tilted
 from .decoder import Decoder, check_pictures
 from .denoiser import Shared, gradients, normal_reward, patchers_of, process_of_sampling, release_encoders
-from .jacobian import transport_of
+from .jacobian import release_outputs, transport_of
 from .sight import Sight
 
 OPTIMISE, EXACT = "optimise", "exact"
@@ -45,12 +45,9 @@ class Pull:
     manner: Manner = Manner()
     sight: Sight = field(default_factory=Sight)
     normal: Shared[Reward] = field(init=False)
-    judge: Shared[Reward] | None = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "normal", normal_reward(self.reward))
-        judge = self.sight.judge
-        object.__setattr__(self, "judge", None if judge is None else normal_reward(judge))
 
     def acts(self, sampling: Any, sigma: Tensor) -> bool:
         noise = float(sigma.max())
@@ -64,18 +61,24 @@ class Pull:
         reward = self.normal().at(percent)
         if reward is None:
             raise GuidanceError(f"The reward '{self.reward.name}' does not count at {percent:.0%} of the run.")
-        scores = _scored(reward, images)
+        reward.to(images.device)
+        scores = reward(images)
         self.sight.scored(images, scores)
         return scores.to(latents.device)
 
-    def judged(self, images: Tensor) -> Tensor:
-        """What the second reward says of pictures (B,3,H,W), (B,)."""
-        assert self.judge is not None  # tells types, guards nothing # nosec B101
-        with gradients(), torch.no_grad():
-            parts = [
-                _scored(self.judge(), part) for part in images.clone().to(self.decoder.patcher.load_device).split(8)
-            ]
-        return torch.cat(parts)
+    def finish(self, model: ModelPatcher, latents: Tensor | None) -> None:
+        """After a run that came to its end. latents: what it made, as it hands them out; None where noise is left."""
+
+        def decode(latents: Tensor) -> Tensor:
+            clean = model.model.process_latent_in(latents)
+            self.decoder.load((1, *clean.shape[1:]))
+            with torch.no_grad():
+                return torch.cat([self.decoder(part) for part in clean.split(1)])
+
+        try:
+            self.sight.end(latents, decode)
+        finally:
+            self.release()
 
     def guide(self, denoised: Tensor, percent: float, transport: Transport | None, at_once: int) -> Guide:
         mask = None if self.mask is None else latent_mask(self.mask, denoised)
@@ -83,14 +86,11 @@ class Pull:
         return replace(guide, orthogonal=self.manner.orthogonal, at_once=at_once, on_step=self.sight.roomy)
 
     def patchers(self) -> list[ModelPatcher]:
-        """What ComfyUI's memory management has to see, each network once or more."""
-        judge = [] if self.sight.judge is None else patchers_of(self.sight.judge)
-        return [self.decoder.patcher, *patchers_of(self.reward), *judge]
+        """What ComfyUI's memory management has to see, each network once or more. A judge is loaded at the end."""
+        return [self.decoder.patcher, *patchers_of(self.reward)]
 
     def release(self) -> None:
         self.normal.release()
-        if self.judge is not None:
-            self.judge.release()
         self.decoder.release()
         release_encoders([self.reward] if self.sight.judge is None else [self.reward, self.sight.judge])
 
@@ -103,11 +103,6 @@ def percent_of(sampling: Any, sigma: float) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if float(sampling.percent_to_sigma(middle)) > sigma else (low, middle)
     return (low + high) / 2
-
-
-def _scored(reward: Reward, images: Tensor) -> Tensor:
-    reward.to(images.device)
-    return reward(images)
 
 
 def exact_step(denoised: Tensor, sigma: Tensor, pull: Pull, guide: Guide, process: Process) -> Tensor:
@@ -138,12 +133,7 @@ class RewardGuidance:
         comfy.model_management.throw_exception_if_processing_interrupted()
         check_pictures(denoised.shape)
         with gradients():
-            steered = self._guided(args, denoised.clone(), sigma.clone().expand(len(denoised)), pulls, process)
-        for hook in args.get("model_options", {}).get("sampler_post_cfg_function", ()):
-            factor = hook.guidance_factor(denoised) if hasattr(hook, "guidance_factor") else None
-            if factor is not None:
-                steered = torch.where(factor == 1, steered, (denoised + factor * (steered - denoised)).to(steered))
-        return steered
+            return self._guided(args, denoised.clone(), sigma.clone().expand(len(denoised)), pulls, process)
 
     def _guided(
         self, args: dict[str, Any], denoised: Tensor, sigma: Tensor, pulls: Sequence[Pull], process: Process
@@ -161,6 +151,7 @@ class RewardGuidance:
                 steered = exact_step(steered, sigma, pull, guide, process)
         shared = [guide for pull, guide in zip(pulls, guides, strict=True) if pull.manner.mode == OPTIMISE]
         steered = guided(steered, sigma, shared, process, self.region.tau)
+        steered = _boosted(args, denoised, steered)
         deviation = process.posterior_variance(sigma).sqrt().to(steered.device)
         stride = rms(steered.float() - denoised.float()).flatten() / deviation.flatten().clamp(min=1e-12)
         for pull in pulls:
@@ -170,22 +161,35 @@ class RewardGuidance:
     def memory_for(self, shape: Sequence[int]) -> float:
         return max(pull.decoder.memory_for(check_pictures(shape)) for pull in self.pulls)
 
-    def release(self, _patcher: ModelPatcher | None = None) -> None:
+    def release(self, patcher: ModelPatcher | None = None) -> None:
         """After a run, so that ComfyUI can free the memory of what it unloads."""
         for pull in self.pulls:
-            pull.sight.release()
             pull.release()
+        if patcher is not None:
+            release_outputs(patcher)
 
-    def begin(self) -> None:
+    def sample(
+        self, executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """An OUTER_SAMPLE wrapper: a run that comes to its end is judged, one that fails or is stopped is not.
+
+        The models of the run are free again by then, and rules have made all their rounds.
+        """
         for pull in self.pulls:
             pull.sight.begin()
-
-    def sample(self, executor: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """A SAMPLER_SAMPLE wrapper: a run that comes to its end is judged, one that fails or is stopped is not."""
-        samples = executor(*args, **kwargs)
+        samples = executor(noise, latent, sampler, sigmas, *args, **kwargs)
         for pull in self.pulls:
-            pull.sight.end(None if pull.judge is None else pull.judged)
+            pull.finish(executor.class_obj.model_patcher, samples if float(sigmas[-1]) == 0 else None)
         return samples
+
+
+def _boosted(args: dict[str, Any], denoised: Tensor, steered: Tensor) -> Tensor:
+    """The step times what rules on the model ask for, picture by picture."""
+    for hook in args.get("model_options", {}).get("sampler_post_cfg_function", ()):
+        factor = hook.guidance_factor(denoised) if hasattr(hook, "guidance_factor") else None
+        if factor is not None:
+            steered = torch.where(factor == 1, steered, (denoised + factor * (steered - denoised)).to(steered))
+    return steered
 
 
 def pictures_at_once(denoised: Tensor, pulls: Sequence[Pull]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,9 +17,9 @@ from torch import Tensor
 
 from ..feedback.rewards.base import Reward
 from ..guidance.rules import Course, Rule, earlier
-from .decoder import Decoder, check_pictures
+from .decoder import BACKWARD_MEMORY, Decoder, check_pictures, reserving
 from .denoiser import WrongConnectionError, patchers_of, release_encoders
-from .jacobian import evaluated
+from .jacobian import evaluated, keep_outputs, own_estimate, release_outputs
 from .pull import RewardGuidance, percent_of
 from .run_notes import note
 from .scoring import LatentScores
@@ -44,6 +45,10 @@ class Judged:
         reward = self.reward.at(percent)
         return None if reward is None else LatentScores(reward, self.decoder)(denoised)
 
+    def memory_for(self, shape: Sequence[int]) -> float:
+        """Bytes that a look at latents of this shape takes; no graph is kept."""
+        return self.decoder.memory_for(check_pictures(shape)) / BACKWARD_MEMORY
+
     def release(self) -> None:
         self.decoder.release()
         release_encoders([self.reward])
@@ -67,11 +72,12 @@ class Rules:
         check_pictures(denoised.shape)
         sigma = float(args["sigma"].max())
         percent = percent_of(sampling, sigma)
-        denoised, switched = self._switched(args, denoised), self.course.switched.clone()
+        own, switched = denoised, self.course.switched.clone()
+        denoised = self._switched(args, own)
         for index, one in enumerate(self.judged):
             self._look(index, one, denoised, percent, sigma)
         if not torch.equal(switched, self.course.switched):
-            denoised = self._switched(args, denoised)
+            denoised = self._switched(args, own)
         return self._stopped(denoised)
 
     def guidance_factor(self, like: Tensor) -> Tensor | None:
@@ -97,13 +103,15 @@ class Rules:
             logging.info("Rule while sampling: picture %d, %s.", place + 1, self.course.fired[-1].text)
 
     def _switched(self, args: dict[str, Any], denoised: Tensor) -> Tensor:
+        """The estimate under each picture's prompt. What others' pre- and post-CFG functions made of the first prompt's
+        estimate is kept, so that they see every step once."""
         assert self.course is not None  # tells types, guards nothing # nosec B101
         for index in range(len(self.judged)):
             rows = self.course.switched == index
             if rows.any():
                 conds = [self.judged[index].known, args["uncond"]]
                 other = evaluated(args["model"], conds, args | {"cond": conds[0]}, args["input"])
-                denoised = torch.where(_wide(rows, denoised), other, denoised)
+                denoised = torch.where(_wide(rows, denoised), denoised + (other - own_estimate(args)), denoised)
         return denoised
 
     def _stopped(self, denoised: Tensor) -> Tensor:
@@ -131,6 +139,7 @@ class Rules:
         for each step that some went back to, and only theirs are taken from it, so that no picture depends on which
         others share its batch.
         """
+        self._warn(guider)
         self.begin(len(noise), sigmas)
         start = torch.zeros_like(noise) if latent_image is None else latent_image
         for one in self.judged:
@@ -147,6 +156,9 @@ class Rules:
                     executor, guider, sigmas[step:], extra_args, callback, start, samples, own, round_, rest
                 )
         return samples
+
+    def memory_for(self, shape: Sequence[int]) -> float:
+        return max(one.memory_for(shape) for one in self.judged)
 
     def begin(self, count: int, sigmas: Tensor) -> None:
         self.course = Course(count, [one.rule for one in self.judged])
@@ -178,14 +190,25 @@ class Rules:
         again = executor(guider, sigmas, extra_args, callback, fresh, estimate, *rest)
         return torch.where(_wide(rows, samples), again, samples)
 
-    def end(self, _patcher: ModelPatcher | None = None) -> None:
+    def _warn(self, guider: Any) -> None:
+        hooks = guider.model_options.get("sampler_post_cfg_function", [])
+        boosts = any(one.rule.action == "boost guidance" for one in self.judged)
+        if boosts and not any(isinstance(hook, RewardGuidance) for hook in hooks):
+            logging.warning(
+                "A rule boosts guidance, but this model has none, so it changes nothing. Put Reward guidance with a "
+                "strength above 0 on the model, or choose another action."
+            )
+
+    def end(self, patcher: ModelPatcher | None = None) -> None:
         """After a run: what happened is kept for the nodes that record its pictures."""
-        if self.course is not None and self.course.fired:
+        if self.course is not None:
             note([one.node for one in self.judged], self.course.count, self.course.texts())
         self.course, self.kept, self.returning = None, {}, {}
         for one in self.judged:
             one.known = None
             one.release()
+        if patcher is not None:
+            release_outputs(patcher)
 
 
 def _wide(rows: Tensor, like: Tensor) -> Tensor:
@@ -217,10 +240,22 @@ def add_rule(model: ModelPatcher, judged: Judged) -> ModelPatcher:
     before = [hook for hook in hooks if isinstance(hook, Rules)]
     rules = Rules((*(known for hook in before for known in hook.judged), judged))
     others = [hook for hook in hooks if hook not in before]
+    if judged.rule.action == "switch conditioning":
+        keep_outputs(model)
     place = next((i for i, hook in enumerate(others) if isinstance(hook, RewardGuidance)), len(others))
     model.model_options["sampler_post_cfg_function"] = [*others[:place], rules, *others[place:]]
     _attach(model, rules)
     return model
+
+
+def check_no_rules(guider: Any, node: str) -> None:
+    """Raises WrongConnectionError where the model obeys rules. node: one that makes several candidates of a picture."""
+    hooks = guider.model_options.get("sampler_post_cfg_function", [])
+    if any(isinstance(hook, Rules) for hook in hooks):
+        raise WrongConnectionError(
+            f"This model obeys rules, which follow one course of each picture, but {node} makes several candidates of "
+            "it in one run. Give it the model from before the Rule nodes, or use another sampler node."
+        )
 
 
 def _attach(model: ModelPatcher, rules: Rules) -> None:
@@ -228,5 +263,7 @@ def _attach(model: ModelPatcher, rules: Rules) -> None:
     model.set_additional_models(KEY, list({id(patcher.model): patcher for patcher in patchers}.values()))
     model.remove_callbacks_with_key(CallbacksMP.ON_CLEANUP, KEY)
     model.add_callback_with_key(CallbacksMP.ON_CLEANUP, KEY, rules.end)
+    model.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, KEY)
+    model.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, reserving(rules.memory_for))
     model.remove_wrappers_with_key(WrappersMP.SAMPLER_SAMPLE, KEY)
     model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, rules.sample)

@@ -9,7 +9,7 @@ from comfy.model_patcher import ModelPatcher
 from ..feedback.rewards.base import Reward
 from ..guidance.rules import ACTIONS, COMPARE, Rule
 from .compat import REWARD, io
-from .decoder import decoder_of
+from .decoder import check_decoder, decoder_of
 from .denoiser import WrongConnectionError, process_of
 from .guidance import check_interval, check_judge
 from .inputs import decoder_input, share_input
@@ -108,6 +108,7 @@ class FeedbackRule(io.ComfyNode):
         name = check_judge(reward, "reward").name
         rule = Rule(compare, threshold, action, amount, start_percent, end_percent, times, name)
         check_rule(rule, conditioning)
+        check_decoder(decoder, reward)
         node = str(cls.hidden.unique_id or "") if cls.hidden else ""
         judged = Judged(rule, reward, decoder_of(vae, model, decoder), conditioning, node)
         return io.NodeOutput(add_rule(model, judged))

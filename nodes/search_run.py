@@ -18,6 +18,7 @@ from torch import Tensor
 from ..feedback.rewards.base import Reward
 from ..guidance.search import Best, Stage, affordable, cost, kept, mixed, neighbour, stages
 from .decoder import check_pictures, decoder_of
+from .ruled import check_no_rules
 from .scoring import LatentScores
 from .starts import fresh_noise, seeds_of, started
 
@@ -61,6 +62,7 @@ class Search:
     ) -> Tensor:
         guider = model.inner_model
         check_pictures(x.shape)
+        check_no_rules(guider, "Best of N")
         score = LatentScores(self.reward, decoder_of(self.vae, guider.model_patcher, self.decoder))
         try:
             score.load(guider, x.shape)

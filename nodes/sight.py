@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,8 @@ from torch import Tensor
 from ..feedback.rewards.base import Reward
 from ..guidance.watch import Look, Watch, curve, statistics
 from .compat import tell_pages
+from .learning import measured
+from .live import quietly
 
 EVENT = "feedback_loop.guidance"
 SIDE = 128  # pixels of the preview, at most
@@ -24,16 +26,17 @@ SIDE = 128  # pixels of the preview, at most
 @dataclass(eq=False)
 class Sight:
     """Belongs to one guidance node. node: its execution id. plain: unsteered pictures (N,3,H,W) in 0..1. judge: a
-    second reward, which steers nothing and at the end judges both."""
+    second reward, which steers nothing and at the end judges both. vae: decodes what is compared with plain pictures,
+    as these were decoded; a decoder of half the size would show other detail."""
 
     node: str = ""
     plain: Tensor | None = None
     judge: Reward | None = None
+    vae: Any = None
     watch: Watch = field(default_factory=Watch)
     _scores: list[Tensor] = field(default_factory=list)
     _images: list[Tensor] = field(default_factory=list)
     _room: Tensor | None = None
-    _shown: Tensor | None = None  # the pictures of the last step
 
     def begin(self) -> None:
         """A run starts: what was seen of the one before is forgotten."""
@@ -56,31 +59,33 @@ class Sight:
         count = len(stride)
         reward, images = torch.cat(self._scores)[:count], torch.cat(self._images)[:count]
         room = torch.full((count,), torch.inf) if self._room is None else self._room
-        self.watch.see(Look(len(self.watch.looks) + 1, reward, room, stride.cpu()), images)
-        self._shown = images
+        self.watch.see(Look(len(self.watch.looks) + 1, reward, room, stride.cpu()))
         self.begin_step()
         self._tell(preview=picture(images[0]))
 
-    def end(self, judged: Callable[[Tensor], Tensor] | None) -> None:
-        """The run has come to its end. judged: the second reward, (B,3,H,W) -> (B,)."""
-        if judged is not None and self.plain is not None and self._shown is not None:
-            self.watch.judged = judged(self._shown).cpu(), judged(self.plain).cpu()
-        for problem in self.watch.problems():
+    def end(self, latents: Tensor | None, decode: Callable[[Tensor], Tensor]) -> None:
+        """The run has come to its end. latents: as the sampler hands them out; None where noise is left in them, so
+        that they show nothing yet. decode: latents -> (B,3,H,W), where no plain pictures are to be compared with."""
+        if latents is not None and self.watch.looks:
+            images = decode(latents) if self.plain is None else self._as_plain(latents)
+            self.watch.made = statistics(images)
+            if self.judge is not None and self.plain is not None:
+                with quietly():
+                    ours, plain = (torch.tensor(measured(self.judge, shown)) for shown in (images, self.plain))
+                self.watch.judged = ours, plain
+        problems = self.watch.problems()
+        for problem in problems:
             logging.warning("Reward guidance: %s", problem)
-        self._tell(done=True)
+        self._tell(problems, done=True)
 
-    def release(self) -> None:
-        """After a run, however it ended."""
-        self._shown = None
+    def _as_plain(self, latents: Tensor) -> Tensor:
+        images = self.vae.decode(latents.clone())
+        return images.reshape(-1, *images.shape[-3:])[..., :3].movedim(-1, 1).float()
 
-    def _tell(self, done: bool = False, **more: Any) -> None:
+    def _tell(self, problems: Sequence[str] = (), done: bool = False, **more: Any) -> None:
+        """Problems are told at the end, once: on the way every estimate is blurred, and the rest not yet known."""
         if self.node:
-            told = {
-                "node": self.node,
-                "curve": curve(self.watch.looks),
-                "problems": self.watch.problems(),
-                "done": done,
-            }
+            told = {"node": self.node, "curve": curve(self.watch.looks), "problems": list(problems), "done": done}
             tell_pages(EVENT, told | more)
 
 

@@ -21,7 +21,8 @@ def look(step, count, room=1.0, stride=0.6):
 def seen(images, room=1.0, plain=None, steps=5, stride=0.6):
     watch = Watch(None if plain is None else statistics(plain))
     for step in range(steps):
-        watch.see(look(step, len(images), room, stride), images)
+        watch.see(look(step, len(images), room, stride))
+    watch.made = statistics(images)
     return watch
 
 
@@ -34,7 +35,7 @@ def test_a_good_run_is_silent():
 def test_a_reward_without_a_slope_in_four_of_five_steps_does_nothing(quiet_steps, said):
     watch = seen(pictures(), room=0.01, steps=quiet_steps)
     for step in range(quiet_steps, 5):
-        watch.see(look(step, 6), pictures())
+        watch.see(look(step, 6))
     assert any("next to nothing" in problem for problem in watch.problems()) is said
 
 

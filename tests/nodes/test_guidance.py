@@ -14,6 +14,7 @@ from feedback_loop.feedback.rewards.combine import CombinedReward
 from feedback_loop.feedback.rewards.taste import TasteReward
 from feedback_loop.feedback.rewards.watermark import Detector, WatermarkPenalty
 from feedback_loop.guidance.gradient import LATENT, GuidanceError
+from feedback_loop.guidance.watch import statistics
 from feedback_loop.nodes.denoiser import WrongConnectionError, process_of
 from feedback_loop.nodes.encoder import encoder_from
 from feedback_loop.nodes.guidance import FeedbackRewardGuidance
@@ -367,6 +368,37 @@ def test_what_a_run_does_is_seen_step_by_step_and_judged_at_its_end(monkeypatch,
     first, last = steps[-1]["curve"][0], steps[-1]["curve"][-1]
     assert last[2] > first[2] and first[1] <= first[2] <= first[3]
     assert told[-1]["done"] and "The second reward is" in " ".join(told[-1]["problems"])
+    assert not any(one["problems"] for one in steps) and [one["done"] for one in told].count(True) == 1
+
+
+@pytest.mark.parametrize(
+    "options", [{"decoder": "half"}, {"end_percent": 0.5}, {"decoder": "half", "end_percent": 0.5}]
+)
+def test_pictures_that_are_hardly_steered_are_like_plain_ones_however_they_were_looked_at(options, inference_mode):
+    """An estimate of half the size has more detail to a pixel, one from the middle of a run has less: what is compared
+    with plain pictures is what came out, decoded as they were. Strength .01 makes steps of .006 standard deviations."""
+    model, vae = tiny_models.sd15(), tiny_models.vae()
+    plain = vae.decode(sample(model, batch=3, steps=6, size=32).clone())
+    guided = guide(model, vae=vae, strength=0.01, plain=plain, **options)
+    made = vae.decode(sample(guided, batch=3, steps=6, size=32).clone()).movedim(-1, 1)
+    watch = hooks(guided)[0].pulls[0].sight.watch
+    assert not watch.problems()
+    for name, expected in statistics(made).items():
+        torch.testing.assert_close(watch.made[name], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_latents_that_still_hold_noise_are_not_taken_for_pictures(inference_mode):
+    """The first half of a run that goes on in another sampler node: what came out shows nothing yet."""
+    model, vae = tiny_models.sd15(), tiny_models.vae()
+    plain = vae.decode(sample(model, batch=2, steps=4).clone())
+    guided = guide(model, vae=vae, plain=plain)
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", 6)[:4]
+    latent, noise = torch.zeros(2, 4, 8, 8), torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    sampler = comfy.samplers.sampler_object("euler")
+    sides = [tiny_models.conditioning("sd15", seed) for seed in (1, 2)]
+    comfy.sample.sample_custom(guided, noise, 2.0, sampler, sigmas, *sides, latent, disable_pbar=True, seed=0)
+    watch = hooks(guided)[0].pulls[0].sight.watch
+    assert watch.looks and not watch.made
 
 
 def test_a_reward_of_parts_with_spans_steers_in_their_span_alone(inference_mode):
@@ -379,7 +411,7 @@ def test_a_reward_of_parts_with_spans_steers_in_their_span_alone(inference_mode)
         sight = hooks(guided)[0].pulls[0].sight
         monitored, end = [], sight.end
         object.__setattr__(
-            sight, "end", lambda judged, w=sight, m=monitored, e=end: (m.append(len(w.watch.looks)), e(judged))
+            sight, "end", lambda *given, w=sight, m=monitored, e=end: (m.append(len(w.watch.looks)), e(*given))
         )
         sample(guided, steps=8)
         looks += monitored
@@ -407,7 +439,7 @@ def test_a_judge_that_breaks_is_not_asked_of_a_run_that_was_stopped(monkeypatch,
     stopped.set_model_sampler_post_cfg_function(lambda args: (_ for _ in ()).throw(INTERRUPT()))
     with pytest.raises(INTERRUPT):
         sample(stopped)
-    assert hooks(guided)[0].pulls[0].sight._shown is None
+    assert not hooks(guided)[0].pulls[0].sight.watch.made
 
 
 def test_a_run_without_a_steered_step_says_so(caplog, inference_mode):

@@ -10,6 +10,7 @@ import comfy.model_management
 import comfy.samplers
 import pytest
 import torch
+from comfy_extras.nodes_apg import APG
 
 from feedback_loop.feedback.rewards.base import Reward
 from feedback_loop.nodes import jacobian
@@ -18,6 +19,11 @@ from feedback_loop.nodes.guidance import FeedbackRewardGuidance
 from feedback_loop.tests.nodes import tiny_models
 
 KINDS = sorted(tiny_models.MODELS)
+
+
+def with_momentum(model: Any) -> Any:
+    """Core's Adaptive Projected Guidance, which remembers the steps before in a pre-CFG function."""
+    return APG.execute(model, 0.5, 3.0, -0.6).args[0]
 
 
 class Warmth(Reward):
@@ -32,8 +38,13 @@ class Warmth(Reward):
 class Step:
     """One step of a run, looked at from inside by `look`, which is called in a post-CFG hook."""
 
-    def __init__(self, kind: str, look: Callable[[Step], None], cfg: float = 2.0, batch: int = 2) -> None:
+    def __init__(
+        self, kind: str, look: Callable[[Step], None], cfg: float = 2.0, batch: int = 2, patched: bool = False
+    ) -> None:
         self.model, self.args, self.look = tiny_models.MODELS[kind](), {}, look
+        if patched:
+            jacobian.keep_outputs(self.model)
+            self.model = with_momentum(self.model)
         self.model.set_model_sampler_post_cfg_function(self.keep)
         noise = torch.randn(tiny_models.latent_shape(kind, batch), generator=torch.Generator().manual_seed(3))
         sides = [tiny_models.conditioning(kind, seed) for seed in (1, 2)]
@@ -123,12 +134,43 @@ def test_guidance_through_the_model_steers_every_kind_of_model(kind, method, inf
     assert torch.is_inference_mode_enabled() and not comfy.model_management.in_training
 
 
-def run(model: Any, kind: str) -> torch.Tensor:
+def run(model: Any, kind: str, steps: int = 2) -> torch.Tensor:
     noise = torch.randn(tiny_models.latent_shape(kind, 2), generator=torch.Generator().manual_seed(0))
     sides = [tiny_models.conditioning(kind, seed) for seed in (1, 2)]
     return comfy.sample.sample(
-        model, noise, 2, 2.0, "euler", "simple", *sides, torch.zeros_like(noise), disable_pbar=True, seed=0
+        model, noise, steps, 2.0, "euler", "simple", *sides, torch.zeros_like(noise), disable_pbar=True, seed=0
     )
+
+
+@pytest.mark.parametrize("first", ["APG", "guidance"])
+@pytest.mark.parametrize("method", ["difference", "full"])
+def test_a_function_that_remembers_steps_sees_each_step_once(method, first, inference_mode):
+    """All is computed, and the mask lets nothing of it through: bit for bit the run of APG alone, whose momentum would
+    be another after a second call in a step. Without the mask the pictures are steered."""
+    model, vae = tiny_models.sd15(), tiny_models.vae()
+    expected = run(with_momentum(model), "sd15", 4)
+    assert not torch.equal(expected, run(model, "sd15", 4))
+
+    def steered(mask: torch.Tensor | None) -> torch.Tensor:
+        def guide(one: Any) -> Any:
+            return FeedbackRewardGuidance.execute(one, Warmth(), vae, 1.0, gradient=method, mask=mask).args[0]
+
+        return run(guide(with_momentum(model)) if first == "APG" else with_momentum(guide(model)), "sd15", 4)
+
+    assert torch.equal(steered(torch.zeros(1, 64, 64)), expected)
+    assert not torch.allclose(steered(None), expected, atol=1e-3)
+
+
+def test_the_difference_is_that_of_the_models_own_estimate_whatever_was_added_to_it(inference_mode):
+    """With APG on the model the slope is carried as without it: what APG adds is taken as fixed."""
+    carried = []
+
+    def look(step: Step) -> None:
+        carried.append(step.carry("difference", step.random(5)))
+
+    for patched in (False, True):
+        Step("sd15", look, patched=patched)
+    torch.testing.assert_close(carried[0], carried[1], rtol=1e-3, atol=1e-3)
 
 
 def test_a_full_gradient_that_does_not_fit_into_memory_is_refused_with_what_to_do(monkeypatch, inference_mode):

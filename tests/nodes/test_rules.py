@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+import comfy.model_management
 import comfy.sample
 import comfy.samplers
+import comfy_extras.nodes_custom_sampler as custom
 import pytest
 import torch
+from comfy_extras.nodes_apg import APG
 
 from feedback_loop.feedback.rewards.base import Reward
+from feedback_loop.feedback.rewards.watermark import Detector, WatermarkPenalty
 from feedback_loop.nodes.denoiser import WrongConnectionError
 from feedback_loop.nodes.guidance import FeedbackRewardGuidance
+from feedback_loop.nodes.noise import FeedbackOptimizeNoise
 from feedback_loop.nodes.pull import RewardGuidance
 from feedback_loop.nodes.ruled import Rules
 from feedback_loop.nodes.rules import FeedbackRule
+from feedback_loop.nodes.search import FeedbackBestOfN
+from feedback_loop.nodes.steering import FeedbackRewardSteering
 from feedback_loop.tests.nodes import tiny_models
 
 
@@ -136,6 +143,22 @@ def test_a_picture_that_was_not_sent_back_is_left_alone_while_another_runs_again
     assert torch.equal(changed[0], plain[0]) and not torch.equal(changed[1], plain[1])
 
 
+@pytest.mark.parametrize("fires", [1, 5])
+def test_a_function_that_remembers_steps_sees_each_step_once_while_the_prompt_is_switched(fires, inference_mode):
+    """Core's Adaptive Projected Guidance keeps a running average in a pre-CFG function: it is asked once a step, in
+    whichever step the rule fires, and the picture that is not switched stays bit for bit the same."""
+    calls, model = [], APG.execute(tiny_models.sd15(), 0.5, 3.0, -0.6).args[0]
+    apg = model.model_options["sampler_pre_cfg_function"][-1]
+    model.model_options["sampler_pre_cfg_function"] = [lambda args: calls.append(float(args["sigma"][0])) or apg(args)]
+    plain = run(model)
+    calls.clear()
+    other = tiny_models.conditioning("sd15", 9)
+    switching = ruled(model, Order(*[1.0] * (2 * fires - 1), -1.0), "switch conditioning", conditioning=other)
+    changed = run(switching)
+    assert len(calls) == 6 == len(set(calls))
+    assert torch.equal(changed[0], plain[0]) and not torch.allclose(changed[1], plain[1], atol=1e-3)
+
+
 def test_a_boost_multiplies_reward_guidance_from_then_on(inference_mode):
     model, vae = tiny_models.sd15(), tiny_models.vae()
 
@@ -147,6 +170,41 @@ def test_a_boost_multiplies_reward_guidance_from_then_on(inference_mode):
     off = ruled(guided, Order(-1.0), "boost guidance", amount=0.0)
     assert light(boosted)[1] > light(guided)[1] and light(boosted)[0] == light(guided)[0]
     torch.testing.assert_close(run(off), run(model), rtol=1e-4, atol=1e-4)
+
+
+def test_a_boost_counts_in_what_is_said_of_the_length_of_steps(inference_mode, caplog):
+    """Strength 1 makes steps of .6 standard deviations of what is open, which is fine; three times that is too far."""
+    model, vae = tiny_models.sd15(), tiny_models.vae()
+    guided = FeedbackRewardGuidance.execute(model, Brightness(), vae, 1.0).args[0]
+    run(guided, steps=8)
+    assert "Lower the strength" not in caplog.text
+    run(ruled(guided, Order(-1.0), "boost guidance", amount=3.0), steps=8)
+    assert "The steps were 1.8 times" in caplog.text
+
+
+def test_a_boost_without_guidance_to_boost_says_that_it_changes_nothing(inference_mode, caplog):
+    """When it runs: the guidance node may stand further down, and strength 0 takes it away."""
+    model, vae = tiny_models.sd15(), tiny_models.vae()
+    boosting = ruled(model, Order(1.0), "boost guidance")
+    run(FeedbackRewardGuidance.execute(boosting, Brightness(), vae, 1.0).args[0])
+    assert "this model has none" not in caplog.text
+    run(FeedbackRewardGuidance.execute(boosting, Brightness(), vae, 0.0).args[0])
+    assert "A rule boosts guidance, but this model has none, so it changes nothing" in caplog.text
+
+
+def test_a_run_with_rounds_is_judged_once_whichever_node_stands_first(inference_mode, caplog):
+    """A picture steps back twice, so that the sampler runs three times: of the whole run the end is told once."""
+    model, vae = tiny_models.sd15(), tiny_models.vae()
+
+    def guide(one: Any) -> Any:
+        return FeedbackRewardGuidance.execute(one, Brightness(), vae, 3.0).args[0]
+
+    caplog.set_level("INFO")
+    for made in (guide(ruled(model, Order(-1.0), "step back", times=2)),
+                 ruled(guide(model), Order(-1.0), "step back", times=2)):  # fmt: skip
+        caplog.clear()
+        run(made, batch=1)
+        assert caplog.text.count("The steps were") == 1 and caplog.text.count("stepped back") == 2
 
 
 def test_rules_stack_and_stand_before_guidance_in_whatever_order_the_nodes_are_wired(inference_mode):
@@ -174,6 +232,53 @@ def test_nothing_of_a_run_is_left_for_the_next(inference_mode):
     (rules,) = model.model_options["sampler_post_cfg_function"]
     assert rules.course is None and not rules.kept
     assert torch.equal(run(model), first)
+
+
+def test_memory_for_a_look_is_planned_beside_the_models_own(monkeypatch, inference_mode):
+    """The plan with a rule is larger by the decode of one picture without a graph: a third of that with one. A second
+    rule with the same decoder looks after the first, so nothing is added."""
+    asked, load = [], comfy.model_management.load_models_gpu
+    monkeypatch.setattr(
+        comfy.model_management, "load_models_gpu", lambda m, **k: asked.append(k.get("memory_required")) or load(m, **k)
+    )
+    model = tiny_models.sd15()
+    run(model)
+    once = ruled(model, Order(1.0), "stop")
+    run(once)
+    run(ruled(once, Order(1.0), "stop"))
+    (rules,) = once.model_options["sampler_post_cfg_function"]
+    look = rules.judged[0].decoder.memory_for((1, 4, 8, 8)) / 3
+    assert asked[1] - asked[0] == pytest.approx(look, rel=1e-3) and asked[2] == asked[1]
+
+
+def test_a_preview_is_refused_for_a_reward_that_looks_for_more_than_colours():
+    with pytest.raises(WrongConnectionError, match="A preview shows colours alone"):
+        ruled(tiny_models.sd15(), WatermarkPenalty(detector=Detector().eval()), "stop", decoder="preview")
+
+
+def candidates(name: str, model: Any) -> None:
+    """A run of the node that makes several candidates of a picture, on this model."""
+    vae, noise = tiny_models.vae(), custom.RandomNoise.execute(3).args[0]
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(tiny_models.conditioning("sd15", 1), tiny_models.conditioning("sd15", 2))
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", 2)
+    latent, euler = {"samples": torch.zeros(1, 4, 8, 8)}, comfy.samplers.ksampler("euler")
+    if name == "Best of N":
+        FeedbackBestOfN.execute(noise, guider, euler, sigmas, latent, Order(1.0), vae, 2)
+    elif name == "Optimise noise":
+        FeedbackOptimizeNoise.execute(noise, guider, euler, sigmas, latent, Brightness(), vae, iterations=1)
+    else:
+        ancestral = comfy.samplers.ksampler("euler_ancestral")
+        sampler = FeedbackRewardSteering.execute(ancestral, Order(1.0), vae, 2, 1.0).args[0]
+        guider.sample(torch.randn(1, 4, 8, 8), latent["samples"], sampler, sigmas, disable_pbar=True, seed=1)
+
+
+@pytest.mark.parametrize("name", ["Best of N", "Optimise noise", "Reward steering"])
+def test_a_model_with_rules_is_refused_by_nodes_that_make_several_candidates_of_a_picture(name, inference_mode):
+    """One course of a picture cannot be that of all its candidates: a stop in one would stop the others."""
+    with pytest.raises(WrongConnectionError, match=f"but {name} makes several candidates"):
+        candidates(name, ruled(tiny_models.sd15(), Order(1.0), "stop"))
+    candidates(name, tiny_models.sd15())
 
 
 def test_a_rule_that_could_do_nothing_is_refused_with_what_to_do():
