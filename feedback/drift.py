@@ -64,7 +64,8 @@ def drift(a: Tensor, b: Tensor, clusters: Sequence[Hashable] | None = None) -> d
     first, second = statistics(a), statistics(b)
     found = {}
     for name, values in first.items():
-        change, spread = paired_difference(values, second[name], clusters), float(values.double().std())
+        change = paired_difference(values, second[name], clusters)
+        spread = float(values.double().std()) if len(values) > 1 else math.nan
         known = math.isfinite(spread) and spread > FLAT
         found[name] = Interval(*(part / spread for part in change)) if known else Interval(*(math.nan,) * 3)
     return found

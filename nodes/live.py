@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..training.following import History
 from ..training.loop import Step
-from .plots import grid, line_plot
+from .plots import beneath, grid, line_plot
 
 Samples = Callable[[], tuple[Tensor, list[str]]]
 """Makes pictures with the weights as they are: IMAGE (B, H, W, 3) and a label for each."""
@@ -53,8 +53,7 @@ class Live:
             images = torch.cat([images for _, images, _ in self.made])
             labels = [label for _, _, some in self.made for label in some]
             parts.append(grid(images, len(self.made[0][1]), labels))
-        width = max(part.shape[2] for part in parts)
-        return torch.cat([torch.nn.functional.pad(p, (0, 0, 0, width - p.shape[2]), value=1.0) for p in parts], dim=1)
+        return beneath(parts)
 
     def _preview(self, history: History) -> tuple[str, Image.Image, int] | None:
         if time.monotonic() - self._drawn < SECONDS:

@@ -133,6 +133,33 @@ def grid(images: Tensor, columns: int, labels: Sequence[str] | None = None, side
     return _tensor(image)
 
 
+def words(lines: Sequence[str], width: int = 768) -> Tensor:
+    """Lines of text, broken where they would be wider than `width` pixels, as IMAGE (1, H, W, 3)."""
+    _, draw = _canvas((1, 1))
+    broken = [part for line in lines for part in _broken(draw, line, width - 16)]
+    image, draw = _canvas((width, 18 * max(1, len(broken)) + 12))
+    for place, line in enumerate(broken):
+        _text(draw, (8, 6 + 18 * place), line, 13)
+    return _tensor(image)
+
+
+def _broken(draw: ImageDraw.ImageDraw, text: str, width: float) -> list[str]:
+    lines = [""]
+    for word in _printable(text).split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and draw.textlength(longer, font=_font(13)) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def beneath(parts: Sequence[Tensor]) -> Tensor:
+    """Pictures (1, H, W, 3) one below the other, white where they are narrower than the widest."""
+    width = max(part.shape[2] for part in parts)
+    return torch.cat([torch.nn.functional.pad(p, (0, 0, 0, width - p.shape[2]), value=1.0) for p in parts], dim=1)
+
+
 def _canvas(size: tuple[int, int]) -> tuple[Image.Image, ImageDraw.ImageDraw]:
     from PIL import Image, ImageDraw
 

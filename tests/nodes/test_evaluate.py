@@ -11,11 +11,11 @@ import torch
 from feedback_loop.feedback import evaluation
 from feedback_loop.feedback.evaluation import Interval
 from feedback_loop.feedback.rewards.colour import ColourReward
-from feedback_loop.nodes import evaluate, sampling
+from feedback_loop.nodes import evaluate, evaluating, evaluation_words, sampling
 from feedback_loop.tests.comfy_host import ComfyServer, error_of
 from feedback_loop.tests.nodes import tiny_models
 
-OUTPUTS = ("grid", "plot", "report", "win_rate", "gain", "figures")
+OUTPUTS = ("grid", "plot", "report", "win_rate", "gain", "figures", "report_image", "alarm")
 PROMPTS = "a red circle\n\n  a blue square on a plain ground \na red circle\n"
 
 
@@ -109,34 +109,34 @@ def test_the_clip_vision_measures_diversity_where_one_is_connected(models: dict)
     assert seen["numbers"]["each"] == pixels["numbers"]["each"]
 
 
-def comparison(win: tuple, pairs: int = 100, diversity: tuple = (1.0, 0.9)) -> evaluate.Comparison:
-    return evaluate.Comparison(pairs, 10, Interval(*win), Interval(0.1, -0.1, 0.3), 0.2, 0.3, *diversity)
+def comparison(win: tuple, pairs: int = 100, diversity: tuple = (1.0, 0.9)) -> evaluating.Comparison:
+    return evaluating.Comparison(pairs, 10, Interval(*win), Interval(0.1, -0.1, 0.3), 0.2, 0.3, *diversity)
 
 
 def test_an_interval_that_includes_half_is_said_to_show_nothing() -> None:
     """Half the interval is .1, and .55 is .05 from half: twice as narrow takes four times the 100 pairs."""
-    said = evaluate.verdict(comparison((0.55, 0.45, 0.65)))
+    said = evaluation_words.verdict(comparison((0.55, 0.45, 0.65)))
     assert "The interval includes 50 %: this does not show a difference" in said
     assert "About 400 pairs would settle" in said
 
 
 @pytest.mark.parametrize(("win", "side"), [((0.7, 0.6, 0.8), "above"), ((0.3, 0.2, 0.4), "below")])
 def test_an_interval_on_one_side_of_half_is_said_to_be_there(win: tuple, side: str) -> None:
-    said = evaluate.verdict(comparison(win))
+    said = evaluation_words.verdict(comparison(win))
     assert f"The interval is {side} 50 %" in said
     assert "includes" not in said and "few" not in said and "90% of A's" in said
 
 
 def test_few_pairs_are_called_few() -> None:
-    assert "6 pairs are few" in evaluate.verdict(comparison((0.9, 0.6, 1.0), pairs=6))
+    assert "6 pairs are few" in evaluation_words.verdict(comparison((0.9, 0.6, 1.0), pairs=6))
 
 
 def test_pictures_without_diversity_do_not_divide_by_nothing() -> None:
-    assert "Diversity" not in evaluate.verdict(comparison((0.9, 0.6, 1.0), diversity=(0.0, 0.0)))
+    assert "Diversity" not in evaluation_words.verdict(comparison((0.9, 0.6, 1.0), diversity=(0.0, 0.0)))
 
 
 def test_seeds_wrap_where_comfyuis_end() -> None:
-    assert evaluate.pairs_of(["a"], 2, 2**64 - 1) == (["a", "a"], [2**64 - 1, 0])
+    assert evaluating.pairs_of(["a"], 2, 2**64 - 1) == (["a", "a"], [2**64 - 1, 0])
 
 
 @pytest.mark.parametrize(
@@ -153,10 +153,12 @@ def test_what_a_user_can_get_wrong_is_said_in_a_sentence(models: dict, changed: 
 
 
 def test_one_pair_gives_no_interval_and_the_figures_stay_json() -> None:
-    result = evaluate.compare([0.0], [1.0], ["x"], (math.nan, math.nan))
-    said = evaluate.verdict(result)
+    result = evaluating.compare([0.0], [1.0], ["x"], (math.nan, math.nan))
+    said = evaluation_words.verdict(result)
     assert "one pair gives no interval" in said and "nan" not in said and "inf" not in said
-    numbers = json.loads(evaluate.figures(result, ColourReward("brightness"), ["x"], [1], ([0.0], [1.0])))
+    one = torch.zeros(1, 3, 8, 8)
+    drawn = evaluating.Drawn(["x"], [1], one, one, one)
+    numbers = json.loads(evaluation_words.figures(evaluating.Evaluation(drawn, "j", ([0.0], [1.0]), result, {}, {})))
     assert numbers["gain"] == {"value": 1.0, "low": None, "high": None} and numbers["diversity_a"] is None
 
 
@@ -164,12 +166,12 @@ def test_with_enough_prompts_the_intervals_count_prompts_and_not_pictures() -> N
     """Five prompts whose four seeds agree to the last bit are five observations; told apart they would be twenty."""
     rows = [f"prompt {i // 4}" for i in range(20)]
     gains = [(-1.0, 1.0, 2.0, 0.5, 1.5)[i // 4] for i in range(20)]
-    counted = evaluate.compare([0.0] * 20, gains, rows, (1.0, 1.0))
-    apart = evaluate.compare([0.0] * 20, gains, ["one prompt"] * 20, (1.0, 1.0))
+    counted = evaluating.compare([0.0] * 20, gains, rows, (1.0, 1.0))
+    apart = evaluating.compare([0.0] * 20, gains, ["one prompt"] * 20, (1.0, 1.0))
     alone = evaluation.mean_interval(torch.tensor([-1.0, 1.0, 2.0, 0.5, 1.5]))
     assert counted.gain == pytest.approx(alone)
     assert apart.gain.high - apart.gain.low < (counted.gain.high - counted.gain.low) / 1.9
-    assert "these prompts alone" in evaluate.verdict(apart) and "alone" not in evaluate.verdict(counted)
+    assert "these prompts alone" in evaluation_words.verdict(apart) and "alone" not in evaluation_words.verdict(counted)
 
 
 def graph(**changed) -> dict:
@@ -211,6 +213,8 @@ def test_in_a_real_comfyui_guidance_is_found_to_do_what_it_was_asked(comfy_serve
     assert numbers["pairs"] == 6 and all(pair["reward_b"] > pair["reward_a"] for pair in numbers["each"])
     assert "B wins 100% of 6 pairs" in outputs["4"]["text"][0]
     assert numbers["diversity_a"] > 0 and len(outputs["4"]["images"]) == 1
+    assert "prompt alignment" in numbers["watched"] and numbers["drift"]["brightness"]["low"] > 0
+    assert numbers["kl"]["value"] == 0  # the same weights: guidance is no part of what the network predicts
 
 
 def test_in_a_real_comfyui_a_missing_prompt_is_said_in_a_sentence(comfy_server: ComfyServer) -> None:
