@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import pytest
 
+from feedback_loop.feedback.engines import DatabaseUnreachable
 from feedback_loop.feedback.gate import GateKey, Question
+from feedback_loop.feedback.records import Generation
 from feedback_loop.nodes.gate_room import ROOM
 from feedback_loop.tests.comfy_host import JSON
 from feedback_loop.tests.feedback import postgres
@@ -107,3 +110,21 @@ def test_who_was_never_seen_or_was_withdrawn_stays_outside_while_the_database_is
         assert server.request("GET", f"{API}/me")[0] == 401
     finally:
         database.start()
+
+
+def test_a_picture_made_while_the_database_is_away_is_refused_in_words_and_recorded_whole_the_next_time(
+    database: postgres.Server, server: RoutesServer, ann: dict[str, str]
+) -> None:
+    """The run fails with the message, and its pictures are recorded by the same run made again."""
+    made = [(np.full((12, 16, 3), 77, dtype=np.uint8), Generation(prompt="away", seed="1"))]
+    database.stop()
+    try:
+        with pytest.raises(DatabaseUnreachable, match="See that the server runs"):
+            server.store.add_images(made, "away")
+    finally:
+        database.start()
+    (image,) = server.store.add_images(made, "away")
+    (item,) = asked(server, ann, "images?collection=away")["items"]
+    assert (item["id"], item["prompt"]) == (image, "away")
+    status, _ = server.request("GET", f"{API}/images/{image}/file", headers=ann)
+    assert status == 200
