@@ -11,7 +11,7 @@ from .compat import ComfyExtension, io, register_folders
 MODULES = (
     "capture", "gate", "dataset", "formats", "rewards", "rewards_watermark", "rewards_classifier", "rewards_text",
     "rewards_colour", "rewards_combine", "guidance", "rules", "steering", "search", "noise",
-    "text", "refine", "reference", "suggest", "training", "reinforce", "auto_train", "evaluate", "demo",
+    "text", "refine", "reference", "suggest", "training", "reinforce", "auto_train", "export_lora", "evaluate", "demo",
 )  # fmt: skip
 
 

@@ -23,12 +23,16 @@ class LoraFileError(ValueError):
 SUFFIXES = (".lora_up.weight", ".lora_down.weight", ".alpha", ".dora_scale", ".lokr_w1", ".lokr_w2")
 
 
-def to_tensors(layers: Mapping[str, Part]) -> dict[str, Tensor]:
-    """Layer path -> what is added to it, as the tensors of a LoRA file (socket LORA_MODEL)."""
+def to_tensors(layers: Mapping[str, Part], names: Mapping[str, str] | None = None) -> dict[str, Tensor]:
+    """Layer path -> what is added to it, as the tensors of a LoRA file (socket LORA_MODEL).
+
+    names: what the file calls each layer, instead of its path after `diffusion_model.`.
+    """
     tensors: dict[str, Tensor] = {}
     for path, part in layers.items():
+        layer = f"{PREFIX}{path}" if names is None else names[path]
         named = {"lokr_w1": part.w1, "lokr_w2": part.w2} if isinstance(part, Kronecker) else _low_rank_tensors(part)
-        tensors |= {f"{PREFIX}{path}.{name}": tensor.contiguous() for name, tensor in named.items()}
+        tensors |= {f"{layer}.{name}": tensor.contiguous() for name, tensor in named.items()}
     return tensors
 
 
@@ -88,15 +92,21 @@ def metadata(
     }
 
 
-def save(path: Path, layers: Mapping[str, Part], about: Mapping[str, str], known: Collection[str]) -> None:
+def save(
+    path: Path,
+    layers: Mapping[str, Part],
+    about: Mapping[str, str],
+    known: Collection[str],
+    names: Mapping[str, str] | None = None,
+) -> None:
     """Writes the file whole or not at all, never over another one, and reads it back.
 
-    known: see `unmatched`. Raises LoraFileError when a key would be left out by the loader, FileExistsError when the
-    name is taken.
+    known: see `unmatched`; names: see `to_tensors`. Raises LoraFileError when a key would be left out by the loader,
+    FileExistsError when the name is taken.
     """
     from safetensors.torch import load_file, save_file
 
-    tensors = to_tensors(layers)
+    tensors = to_tensors(layers, names)
     if left := unmatched(tensors, known):
         raise LoraFileError(f"{len(left)} of {len(tensors)} keys would not load, the first is {left[0]}.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")

@@ -24,6 +24,8 @@ from feedback_loop.feedback.rewards.base import Reward
 from feedback_loop.feedback.rewards.colour import ColourReward
 from feedback_loop.nodes import MODULES, compat
 from feedback_loop.tests.nodes import tiny_joint, tiny_models
+from feedback_loop.training import lora_files
+from feedback_loop.training.low_rank import LowRank
 
 NOTHING_RATED = Feedback(revision=0, collection="nobody rated this")
 
@@ -158,6 +160,16 @@ VALID: dict[str, tuple[str, dict[str, Any]]] = {
             "reward": brightness,
             "vae": tiny_models.vae,
             "iterations": 1,
+        },
+    ),
+    "FeedbackExportLora": (
+        "export_lora",
+        {
+            "model": tiny_models.sd15,
+            "name": "exported",
+            "lora": lambda: lora_files.to_tensors(
+                {"out.2": LowRank(torch.ones(1, 32, 3, 3), torch.ones(4, 1, 1, 1), 1.0)}
+            ),
         },
     ),
     "FeedbackEvaluate": (
@@ -365,6 +377,10 @@ CASES = [
         "connect the CLIP that belongs",
         {"positive": lambda: tiny_models.conditioning("sdxl")},
     ),
+    Case("FeedbackExportLora", "nothing to export", "Connect a LoRA or choose a file", {"lora": None}),
+    Case("FeedbackExportLora", "LoRA of another program", "not named as", {"lora": lambda: {"a.b": torch.zeros(1)}}),
+    Case("FeedbackExportLora", "model of another kind", "this model is a Flux", {"model": tiny_models.flux}),
+    Case("FeedbackExportLora", "name of a folder", "is no file name: use letters", {"name": "a/b"}),
     Case("FeedbackEvaluate", "no prompt", "write at least one", {"prompts": " \n "}),
     Case("FeedbackEvaluate", "CLIP of another model", "connect the CLIP that belongs", {"clip": tiny_models.sdxl_clip}),
     Case("FeedbackEvaluate", "checkpoint without CLIP", "no text encoder.*Connect", {"clip": None}),

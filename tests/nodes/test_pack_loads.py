@@ -15,6 +15,7 @@ NODE_IDS = {
     "FeedbackDemoModel",
     "FeedbackEvaluate",
     "FeedbackExport",
+    "FeedbackExportLora",
     "FeedbackGate",
     "FeedbackImport",
     "FeedbackLoadReward",
