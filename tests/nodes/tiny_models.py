@@ -1,9 +1,9 @@
 """Random models of a few hundred thousand weights, built by ComfyUI's own classes: what the node tests run on.
 
-`sd15()`, `sdxl()`, `sd3()`, `flux()`, `qwen()`, `zimage()` return a ModelPatcher (socket MODEL), `vae()` a VAE,
-`clip()` and `sdxl_clip()` a CLIP, `clip_vision()` a CLIP_VISION. `conditioning(kind, seed)` makes random CONDITIONING
-of the right shape, which is all that the last four need. The same seed gives the same weights; made in inference mode
-they are inference tensors, as a loader node's are. Everything is float32 on ComfyUI's own devices.
+`sd15()`, `sdxl()`, `sd3()`, `flux()`, `qwen()`, `zimage()` and `wan()` return a ModelPatcher (socket MODEL), `vae()` a
+VAE, `clip()` and `sdxl_clip()` a CLIP, `clip_vision()` a CLIP_VISION. `conditioning(kind, seed)` makes random
+CONDITIONING of the right shape, which is all that the last five need. The same seed gives the same weights; made in
+inference mode they are inference tensors, as a loader node's are. Everything is float32 on ComfyUI's own devices.
 Import this after ComfyUI has been made importable (tests/nodes/comfy_modules.py).
 """
 
@@ -20,11 +20,11 @@ import comfy.supported_models
 import comfy.supported_models_base
 import torch
 
-CONTEXT = {"sd15": 32, "sdxl": 64, "sd3": 32, "flux": 32, "qwen": 32, "zimage": 32}
+CONTEXT = {"sd15": 32, "sdxl": 64, "sd3": 32, "flux": 32, "qwen": 32, "zimage": 32, "wan": 32}
 POOLED = {"sd15": 32, "sdxl": 32, "sd3": 16, "flux": 16}
 """Those of the others have no pooled output."""
 
-CHANNELS = {"sd15": 4, "sdxl": 4, "sd3": 16, "flux": 16, "qwen": 16, "zimage": 16}
+CHANNELS = {"sd15": 4, "sdxl": 4, "sd3": 16, "flux": 16, "qwen": 16, "zimage": 16, "wan": 16}
 
 _UNET = {
     "image_size": 32,
@@ -115,6 +115,17 @@ _ZIMAGE = {
     "pad_tokens_multiple": 32,
     "dtype": torch.float32,
 }
+_WAN = {
+    "image_model": "wan2.1",
+    "model_type": "t2v",
+    "dim": 64,
+    "ffn_dim": 128,
+    "freq_dim": 32,
+    "text_dim": 32,
+    "num_heads": 2,
+    "num_layers": 2,
+    "dtype": torch.float32,
+}
 
 
 @torch.no_grad()
@@ -179,12 +190,17 @@ def zimage(seed: int = 0) -> comfy.model_patcher.ModelPatcher:
     return _patcher(comfy.supported_models.ZImage(_ZIMAGE), seed)
 
 
-MODELS = {"sd15": sd15, "sdxl": sdxl, "sd3": sd3, "flux": flux, "qwen": qwen, "zimage": zimage}
+def wan(seed: int = 0) -> comfy.model_patcher.ModelPatcher:
+    """Wan 2.1 in small: a video model, whose still is a film of one frame; flow matching, shift 8."""
+    return _patcher(comfy.supported_models.WAN21_T2V(_WAN), seed)
+
+
+MODELS = {"sd15": sd15, "sdxl": sdxl, "sd3": sd3, "flux": flux, "qwen": qwen, "zimage": zimage, "wan": wan}
 
 
 def latent_shape(kind: str, batch: int, side: int = 8) -> tuple[int, ...]:
-    """Of a batch of latents of `kind`: Qwen-Image's have a frame axis."""
-    return (batch, CHANNELS[kind], *((1,) if kind == "qwen" else ()), side, side)
+    """Of a batch of latents of `kind`: those of Qwen-Image and Wan have a frame axis."""
+    return (batch, CHANNELS[kind], *((1,) if kind in ("qwen", "wan") else ()), side, side)
 
 
 def vae(seed: int = 0, channels: int = 4) -> comfy.sd.VAE:
