@@ -1,0 +1,103 @@
+"""The demo model and its judge for bench/refine.py, and the figures that all of its parts report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "demo"))
+import pack  # noqa: E402, F401
+
+sys.path.remove(str(ROOT / "demo"))
+
+from feedback_loop.demo import judge as judging  # noqa: E402
+from feedback_loop.demo import world  # noqa: E402
+from feedback_loop.feedback import evaluation  # noqa: E402
+
+STEPS, CFG, SAMPLER, SCHEDULER = 20, 2.0, "euler", "sgm_uniform"
+BATCH = 50
+CANDIDATES = 4
+
+
+@dataclass(frozen=True)
+class Prompt:
+    text: str
+    words: dict[str, str]
+    seed: int
+
+
+class Demo:
+    """The demo model in this process, and its judge."""
+
+    def __init__(self) -> None:
+        from feedback_loop.nodes.demo import load_demo_model
+
+        with torch.inference_mode():
+            self.model, self.clip, self.vae, _ = load_demo_model()
+        self.judge = judging.load()
+
+    def encode(self, text: str) -> Any:
+        return self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text))
+
+    def make(self, positives: Sequence[Any], negatives: Any, seeds: Sequence[int], model: Any = None) -> torch.Tensor:
+        """(N, 3, 64, 64) in 0..1."""
+        from feedback_loop.nodes.sampling import rollout
+
+        with torch.inference_mode():
+            made = rollout(
+                model or self.model,
+                positives,
+                negatives,
+                self.vae,
+                seeds,
+                STEPS,
+                CFG,
+                SAMPLER,
+                SCHEDULER,
+                64,
+                64,
+                BATCH,
+            )
+        return made.images.clone()
+
+    def look(self, images: torch.Tensor) -> judging.Truth:
+        return judging.look(self.judge, images)
+
+
+def prompts(count: int, seed: int, leave_open: tuple[str, ...] = ()) -> list[Prompt]:
+    rng = np.random.default_rng(seed)
+    made: list[Prompt] = []
+    for _ in range(count):
+        text, told = world.prompt(rng, leave_open)
+        made.append(Prompt(text, told, int(rng.integers(2**48))))
+    return made
+
+
+def share(hits: np.ndarray) -> list[float]:
+    return [round(float(x), 4) for x in evaluation.wilson(float(hits.sum()), len(hits))]
+
+
+def mean(values: np.ndarray) -> list[float]:
+    return [round(float(x), 4) for x in evaluation.mean_interval(values)]
+
+
+def kept(asked: Sequence[Prompt], plain: judging.Truth, after: judging.Truth, but: str) -> np.ndarray:
+    """Of each picture's other words that were true, the share that is still true; pictures without any are left out."""
+    shares = []
+    for i, prompt in enumerate(asked):
+        held = [(a, w) for a, w in prompt.words.items() if a != but and plain.holds(a, w)[i]]
+        if held:
+            shares.append(np.mean([after.holds(a, w)[i] for a, w in held]))
+    return np.array(shares)
+
+
+def report(row: dict[str, Any], what: Any) -> dict[str, Any]:
+    print(f"{what}: {row}", flush=True)
+    return row

@@ -1,0 +1,53 @@
+"""The benchmark's figures: times are relative to a plain run that has been made, or to none at all."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MEASURES = ("watermarked", "taste", "attributes", "diversity", "evaluations")
+
+
+@pytest.fixture
+def report() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("guidance_report", ROOT / "bench" / "guidance_report.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def row(seconds: float) -> dict[str, float]:
+    return dict.fromkeys(MEASURES, 0.5) | {"seconds": seconds}
+
+
+def test_a_row_that_was_run_before_plain_has_no_time_ratio_until_plain_is_run(
+    report: ModuleType, tmp_path: Path
+) -> None:
+    """12 s against 8 s is 1.5, whichever of the two was run first; before, the ratio is unknown and not 1."""
+    found = {"watermark|ours|0": row(12.0)}
+    (time,) = (values["time"] for values in report.medians(found).values())
+    assert all(math.isnan(value) for value in time)
+    assert "plain is not run yet" in report.table(report.medians(found))
+    report.plot(report.medians(found), tmp_path / "empty.png")
+    found["watermark|plain|0"] = row(8.0)
+    assert report.medians(found)["watermark|ours"]["time"] == [1.5, 1.5, 1.5]
+    assert report.medians(found)["watermark|plain"]["time"] == [1.0, 1.0, 1.0]
+
+
+def test_each_seed_is_compared_with_its_own_plain_run(report: ModuleType) -> None:
+    """10/5, 30/10 and 20/20 s: ratios 2, 3 and 1."""
+    pairs = [(10.0, 5.0), (30.0, 10.0), (20.0, 20.0)]
+    found = {f"taste|ours|{seed}": row(ours) for seed, (ours, _) in enumerate(pairs)}
+    found |= {f"watermark|plain|{seed}": row(plain) for seed, (_, plain) in enumerate(pairs)}
+    assert report.medians(found)["taste|ours"]["time"] == [2.0, 1.0, 3.0]
+
+
+def test_a_report_of_before_with_times_of_its_own_is_read_anew(report: ModuleType) -> None:
+    found = {"watermark|ours|0": row(12.0) | {"time": 1.0}, "watermark|plain|0": row(8.0) | {"time": 1.0}}
+    assert report.medians(found)["watermark|ours"]["time"][0] == 1.5
