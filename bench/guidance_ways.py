@@ -235,7 +235,7 @@ def noise_optimised(iterations: int) -> Method:
         found = FeedbackOptimizeNoise.execute(
             noise, guider, sampler, bench.sigmas(), latent, reward, bench.vae, iterations=iterations
         )
-        return found.args[0]["samples"]
+        return found.args[1]["samples"]
 
     return run
 

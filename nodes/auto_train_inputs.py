@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .compat import FEEDBACK, REWARD, io
+from .inputs import sampling_inputs
 from .reinforce_inputs import size_inputs
 from .training_inputs import (
     adapter_inputs,
@@ -11,7 +12,6 @@ from .training_inputs import (
     lora_inputs,
     objective_input,
     pictures_input,
-    sampling_inputs,
 )
 
 PEOPLE, REWARDED = "people", "a reward"

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import comfy.samplers
-
 from .compat import REWARD, io, ui
 from .evaluating import Drawn, Evaluation, aligning, clusters_of, evaluated, eye_of, pairs_of, split_prompts
 from .evaluation_page import page_of, picture_of, save_page, side_by_side
 from .evaluation_votes import asked, collection_of, once, people_input, votes_so_far
 from .evaluation_words import figures, report_of
 from .examples import encode_prompts
+from .inputs import sampling_inputs, seed_input
 from .learning import prepared
 from .plots import interval_plot
 from .prediction_gap import prediction_gap
@@ -47,7 +46,6 @@ def measured_in_full(
 class FeedbackEvaluate(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        kinds = comfy.samplers.KSampler
         return io.Schema(
             node_id="FeedbackEvaluate",
             display_name="Compare two models",
@@ -75,20 +73,8 @@ class FeedbackEvaluate(io.ComfyNode):
                 ),
                 io.String.Input("negative", default="", multiline=True, tooltip="Negative prompt of every picture."),
                 io.Int.Input("seeds", default=4, min=1, max=256, tooltip="Pictures for each prompt and model."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**64 - 1,
-                    control_after_generate=False,
-                    tooltip="Seed of the first picture; every further picture takes the next one, in both models.",
-                ),
-                io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Sampling steps."),
-                io.Float.Input(
-                    "cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Classifier-free guidance scale."
-                ),
-                io.Combo.Input("sampler_name", options=kinds.SAMPLERS, default="euler", tooltip="Sampling algorithm."),
-                io.Combo.Input("scheduler", options=kinds.SCHEDULERS, default="normal", tooltip="Noise schedule."),
+                seed_input("Seed of the first picture; every further picture takes the next one, in both models."),
+                *sampling_inputs("the pictures", "steps"),
                 io.Int.Input(
                     "width", default=512, min=16, max=8192, step=8, tooltip="Width of the pictures in pixels."
                 ),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.samplers
 import torch
 from torch import Tensor
 
 from ..guidance import regions
 from .compat import REWARD, io, ui
+from .inputs import denoise_input, sampling_inputs, seed_input
 from .refining import ADDED, INSTEAD, Plan, refined, stored_rounds
 from .region_mask import FeedbackRegionMask
 
@@ -34,32 +34,9 @@ class FeedbackRefineRegion(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="The VAE of the model."),
                 io.Image.Input("images", tooltip="The pictures to refine, each by itself."),
                 io.Mask.Input("mask", tooltip="What to make anew (white). One for each picture, or one for all."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**64 - 1,
-                    control_after_generate=True,
-                    tooltip="The seed of the first candidate; the others count on from it.",
-                ),
-                io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Sampling steps."),
-                io.Float.Input(
-                    "cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Classifier-free guidance scale."
-                ),
-                io.Combo.Input(
-                    "sampler_name", options=comfy.samplers.KSampler.SAMPLERS, tooltip="The sampler, as in KSampler."
-                ),
-                io.Combo.Input(
-                    "scheduler", options=comfy.samplers.KSampler.SCHEDULERS, tooltip="The schedule, as in KSampler."
-                ),
-                io.Float.Input(
-                    "denoise",
-                    default=1.0,
-                    min=0.05,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="1 makes the place wholly anew, .4 keeps its rough shape.",
-                ),
+                seed_input("The seed of the first candidate; the others count on from it.", changes=True),
+                *sampling_inputs("each candidate", "steps", "simple"),
+                denoise_input("1 makes the place wholly anew, .4 keeps its rough shape."),
                 io.Int.Input(
                     "candidates", default=4, min=1, max=32, tooltip="How many are made; the best one is put in."
                 ),

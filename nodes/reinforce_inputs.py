@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .compat import FEEDBACK, REWARD, io
-from .training_inputs import adapter_inputs, lora_inputs, sampling_inputs
+from .inputs import sampling_inputs
+from .training_inputs import adapter_inputs, lora_inputs
 
 REWARDED, PEOPLE = "a reward", "people"
 NO_ALARM, WARN, STOP = "off", "warn", "stop"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.samplers
-
 from ..training.adapters import KINDS, LAYERS
 from ..training.objectives import Nft, Objective, Sft
 from ..training.preferences import Dpo, Kto
 from .compat import REWARD, io
 from .examples import Sampling
 from .existing_lora import choices
+from .inputs import sampling_inputs
 from .policy import Setup
 
 OBJECTIVES: dict[str, type[Objective]] = {"SFT": Sft, "NFT": Nft, "DPO": Dpo, "KTO": Kto}
@@ -100,19 +99,6 @@ def _more() -> list[io.Input]:
             "count", default=200, min=2, max=100_000, tooltip="How many new pictures, over all prompts in turn."
         ),
         *sampling_inputs("the new pictures"),
-    ]
-
-
-def sampling_inputs(what: str) -> list[io.Input]:
-    return [
-        io.Int.Input("sampling_steps", default=20, min=1, max=1000, tooltip=f"Sampling steps of {what}."),
-        io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="CFG that you usually sample with."),
-        io.Combo.Input(
-            "sampler_name", options=comfy.samplers.SAMPLER_NAMES, default="euler", tooltip=f"Sampler of {what}."
-        ),
-        io.Combo.Input(
-            "scheduler", options=comfy.samplers.SCHEDULER_NAMES, default="normal", tooltip="Its noise schedule."
-        ),
     ]
 
 
