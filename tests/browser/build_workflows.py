@@ -15,8 +15,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from playwright.sync_api import Page, sync_playwright  # noqa: E402
 from workflow_layout import build  # noqa: E402
-from workflow_plans import PLANS  # noqa: E402
+from workflow_plans import PLANS as TOUR  # noqa: E402
+from workflow_whole_loop import PLANS as WHOLE_LOOP  # noqa: E402
 
+PLANS = TOUR | WHOLE_LOOP
 LOADED = "() => window.app?.graph && window.app?.extensionManager?.workflow?.activeWorkflow"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import urllib.request
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+
+from feedback_loop.feedback.media import encode_png
+from feedback_loop.tests.comfy_host import error_of
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
@@ -210,3 +214,44 @@ def test_a_lora_is_reinforced_by_what_the_model_draws(shared_comfy_page) -> None
     (told,) = outputs[training]["text"]
     assert "reward: " in told and "no watermark: " in told
     assert outputs[comparison]["images"], "no grid of the comparison"
+
+
+def test_the_whole_loop_trains_waits_for_a_choice_and_makes_the_marked_place_anew(shared_comfy_page, rated) -> None:
+    """Queued by a page, which is there to be asked; the answer is sent as the page sends it."""
+    server, page = shared_comfy_page.server, shared_comfy_page.load(workflow("09")).page
+    page.evaluate(SET, ["FeedbackAutoTrain", {"steps": 20, "pairs": 30, "name": "whole loop", "sampling_steps": 4}])
+    before = set(server.get("/history"))
+    page.evaluate("() => window.app.queuePrompt(0, 1)")
+    (asked,) = shared_comfy_page.poll(lambda: server.get(f"{API}/gates")["gates"], 540)
+    chosen = asked["images"][2]
+    painted = np.zeros((64, 64), np.uint8)
+    painted[16:48, 16:48] = 255
+    said = {"mask": base64.b64encode(encode_png(painted)).decode(), "comment": "a blue circle", "rater": "marks"}
+    server.post(f"{API}/gates/{asked['key']}", {"action": "choose", "images": [chosen], **said})
+    (new,) = shared_comfy_page.poll(lambda: set(server.get("/history")) - before, 540)
+    entry = server.wait(new)
+    assert entry["status"]["status_str"] == "success", error_of(entry)
+    [round_] = server.get(f"{API}/images/{chosen}/family")["rounds"]
+    assert round_["comment"] == "a blue circle" and len(round_["candidates"]) == 4
+    (result,) = [
+        one for output in entry["outputs"].values() for one in output.get("feedback_images", []) if one != chosen
+    ]
+    old, made = pixels(server, chosen), pixels(server, result)
+    changed = np.any(old != made, axis=-1)
+    assert changed.any() and not changed[~grown(painted > 0, 8)].any()
+    trained = server.get(f"{API}/auto_train/whole%20loop")["versions"]
+    assert [one["file"] for one in trained] == ["whole loop_00001.safetensors"]
+    pair = server.get(f"{API}/pairs/next?collection=auto%20train&rater=marks")
+    assert pair is not None and not {pair["left"], pair["right"]} & set(asked["images"]), "no candidate is compared"
+
+
+SET = """([type, values]) => {
+  const node = app.graph.nodes.find((one) => one.type === type);
+  for (const [name, value] of Object.entries(values)) node.widgets.find((one) => one.name === name).value = value;
+}"""
+
+
+def grown(mask: np.ndarray, by: int) -> np.ndarray:
+    from scipy.ndimage import binary_dilation
+
+    return binary_dilation(mask, iterations=by)
