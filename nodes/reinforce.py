@@ -22,6 +22,7 @@ from .compat import io, store, ui
 from .decoder import check_vae
 from .examples import Pictures, encode_pictures, encode_prompts, rated_pictures
 from .existing_lora import NONE, existing_lora
+from .gradient_check import check_gradients
 from .learning import measured, prepared
 from .live import Live
 from .memory import need_of
@@ -172,6 +173,7 @@ def reinforce(online: Online, goal: Objective, given: dict[str, Any], live: Live
     with suppress(EndOfRun):  # a run that was over already, but had not got to its LoRA
         batch = source.batch_at(training.progress.step) if training.progress.step < steps else None
     if batch is not None:
+        check_gradients(online.policy, batch)
         losses = len(batch) // goal.pictures
         parts = max(need_of(online.policy, goal, batch).parts(losses), given.get("accumulation", 1))
         training.progress.parts = max(training.progress.parts, parts)

@@ -22,6 +22,7 @@ from .compat import FEEDBACK, io, store, ui
 from .decoder import check_vae
 from .examples import Pictures, encode_pictures, encode_prompts, examples, rated_pictures, scored_pictures
 from .existing_lora import NONE, existing_lora
+from .gradient_check import check_gradients
 from .live import Live, Samples
 from .memory import need_of
 from .policy import trainable
@@ -179,11 +180,12 @@ def learn(
     numbers: dict[str, Any],
     show: Callable[[Step, History], None],
 ) -> Any:
-    """The run itself. Raises NotEnoughMemoryError before it begins, where it could not."""
+    """The run itself. Raises NotEnoughMemoryError, WrongConnectionError before it begins, where it could not."""
     policy, seed = training.policy, training.settings["seed"]
     held_out: dict[str, Any] = numbers.get("held_out") or {"held_out": NO_CHECKS}
     kept, held = split(learned, held_out.get("share", 0.0), seed)
     source = ForwardSource(kept, conds, policy.process, policy.sigma_at, numbers["batch"], seed)
+    check_gradients(policy, source.batch_at(0))
     parts = need_of(policy, goal, source.batch_at(0)).parts(numbers["batch"])
     training.progress.parts = max(training.progress.parts, parts, numbers.get("accumulation", 1))
     checks = None
