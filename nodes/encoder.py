@@ -81,6 +81,10 @@ class ManagedNetwork:
         found = self._encoder.features(self._network(), images.to(self._patcher.load_device).float())
         return found.float().to(images.device)
 
+    def network(self) -> nn.Module:
+        """The network as a graph needs it, where ComfyUI has put it."""
+        return self._network()
+
     def networks(self) -> list[nn.Module]:
         return [self._encoder.network]
 

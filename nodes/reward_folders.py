@@ -12,6 +12,7 @@ import folder_paths
 from ..feedback.rewards.base import RewardError
 from ..feedback.rewards.classifier import labels_of
 from ..feedback.rewards.folders import CONFIG
+from ..feedback.rewards.image_reward import MED
 from ..feedback.rewards.text_folders import is_joint
 
 FOLDER = "rewards"
@@ -43,9 +44,14 @@ def model_folders() -> list[str]:
     return sorted({str(file.parent) for file in _files() if file.name == CONFIG and str(file.parent) != "."})
 
 
+def image_rewards() -> list[str]:
+    """Names of the folders that hold ImageReward, which has a configuration of another name."""
+    return sorted({str(file.parent) for file in _files() if file.name == MED and str(file.parent) != "."})
+
+
 def heads() -> list[str]:
     """Names of the safetensors files that lie in no model's folder."""
-    inner = {PurePosixPath(name) for name in model_folders()}
+    inner = {PurePosixPath(name) for name in [*model_folders(), *image_rewards()]}
     return sorted(str(file) for file in _files() if file.suffix == ".safetensors" and not inner & set(file.parents))
 
 
@@ -88,6 +94,11 @@ def folder_of(name: str) -> Path:
     return _found(f"{name}/{CONFIG}", name).parent
 
 
+def image_reward_of(name: str) -> Path:
+    """Where a folder with ImageReward is. Raises RewardError when it is gone or lies elsewhere."""
+    return _found(f"{name}/{MED}", name).parent
+
+
 def head_of(name: str) -> Path:
     """Where a head's file is. Raises RewardError when it is gone or lies elsewhere."""
     return _found(name, name)
@@ -95,7 +106,7 @@ def head_of(name: str) -> Path:
 
 def _found(file: str, name: str) -> Path:
     roots = [Path(root).resolve() for root in folder_paths.get_folder_paths(FOLDER)]
-    if name in [*model_folders(), *heads()]:
+    if name in [*model_folders(), *image_rewards(), *heads()]:
         path = folder_paths.get_full_path(FOLDER, file)
         if path is not None and any(Path(path).resolve().is_relative_to(root) for root in roots):
             return Path(path)

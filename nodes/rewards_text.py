@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..feedback.rewards.aesthetic import AestheticReward, load_head
 from ..feedback.rewards.base import Reward, RewardError
+from ..feedback.rewards.image_reward import ImageReward, load_image_reward
 from ..feedback.rewards.text import PreferenceReward, TextEncoder, TextTower, directional
 from ..feedback.rewards.text_folders import JointModel, load_joint
 from . import reward_folders
@@ -24,6 +25,7 @@ CATEGORY = "feedback/reward"
 CONNECTED = "the connected CLIP and CLIP Vision"
 FOLDER = "a CLIP or SigLIP of models/rewards"
 HEAD = "an aesthetic head of models/rewards"
+IMAGE_REWARD = "an ImageReward of models/rewards"
 OPPOSITE, PROMPT = "wish against opposite", "fit to the prompt"
 
 
@@ -73,6 +75,18 @@ def head(name: str, clip_vision: Any) -> Reward:
     return AestheticReward(encoder, weight, bias, name.removesuffix(".safetensors"))
 
 
+def image_reward(name: str, prompt: str) -> Reward:
+    """Raises RewardError."""
+    model = load_image_reward(reward_folders.image_reward_of(name))
+    encoder = ManagedNetwork(model.images)
+
+    # a function, so that copying a reward does not copy weights
+    def read(tokens: Tensor, prompts: Sequence[str]) -> Tensor:
+        return model.read(tokens, prompts, encoder.network())
+
+    return ImageReward(encoder, read, prompt, name)
+
+
 def text_reward(model: dict[str, Any], wish: str, opposite: str, enough: float) -> Reward:
     """The reward that the choice `model` of the node stands for."""
     if model["model"] == CONNECTED:
@@ -80,9 +94,11 @@ def text_reward(model: dict[str, Any], wish: str, opposite: str, enough: float) 
     chosen = str(model.get("folder") or model.get("head") or "")
     if chosen in ("", reward_folders.NONE):
         raise RewardError(
-            "There is no such model in models/rewards. Put the folder of a CLIP or SigLIP there, or an aesthetic head "
-            "as .safetensors, and refresh the page; or connect CLIP and CLIP_VISION."
+            "There is no such model in models/rewards. Put the folder of a CLIP, a SigLIP or an ImageReward there, or "
+            "an aesthetic head as .safetensors, and refresh the page; or connect CLIP and CLIP_VISION."
         )
+    if model["model"] == IMAGE_REWARD:
+        return image_reward(chosen, wish)
     if model["model"] == HEAD:
         return head(chosen, model.get("clip_vision"))
     return from_folder(chosen, str(model.get("judges", OPPOSITE)), wish, opposite, enough)
@@ -111,10 +127,17 @@ def _options() -> list[io.DynamicCombo.Option]:
         tooltip="A .safetensors file of models/rewards with linear layers over CLIP's image embedding, such as LAION's "
         "improved aesthetic predictor. Wish and opposite don't matter to it.",
     )
+    judge = io.Combo.Input(
+        "folder",
+        options=reward_folders.image_rewards() or none,
+        tooltip="A folder of models/rewards with ImageReward: its weights as model.safetensors, med_config.json, and "
+        "vocab.txt of bert-base-uncased. The wish is the prompt that pictures are judged for.",
+    )
     return [
         io.DynamicCombo.Option(CONNECTED, [clip, vision]),
         io.DynamicCombo.Option(FOLDER, [folder, judges]),
         io.DynamicCombo.Option(HEAD, [heads, vision]),
+        io.DynamicCombo.Option(IMAGE_REWARD, [judge]),
     ]
 
 
@@ -127,9 +150,18 @@ class FeedbackTextReward(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Rewards pictures that are closer to a wish in words than to its opposite, as CLIP or SigLIP sees "
-                "them. Also preference models such as PickScore, and aesthetic heads."
+                "them. Also preference models such as PickScore and ImageReward, and aesthetic heads."
             ),
-            search_aliases=["clip score", "clip guidance", "siglip", "pickscore", "aesthetic score", "wish", "prompt"],
+            search_aliases=[
+                "clip score",
+                "clip guidance",
+                "siglip",
+                "pickscore",
+                "imagereward",
+                "aesthetic score",
+                "wish",
+                "prompt",
+            ],
             inputs=[
                 io.String.Input(
                     "wish",

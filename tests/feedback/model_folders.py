@@ -103,3 +103,57 @@ def change(file: Path, **settings: Any) -> None:
     """Replaces settings in a JSON file; None takes one away."""
     content = json.loads(file.read_text()) | settings
     file.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+def image_reward(folder: Path) -> None:
+    """ImageReward as published, in safetensors: a ViT of two heads, a BERT that looks at it, a head of five layers."""
+    from safetensors.torch import save_file
+
+    generator, wide, text, words = torch.Generator().manual_seed(0), 128, 32, 10
+    shapes: dict[str, tuple[int, ...]] = {"cls_token": (1, 1, wide), "pos_embed": (1, 5, wide)}
+    shapes |= {"patch_embed.proj.weight": (wide, 3, 16, 16), "patch_embed.proj.bias": (wide,)} | _norm("norm", wide)
+    for i in range(2):
+        shapes |= _norm(f"blocks.{i}.norm1", wide) | _norm(f"blocks.{i}.norm2", wide)
+        for name, sides in {
+            "attn.qkv": (wide, 384),
+            "attn.proj": (wide, wide),
+            "mlp.fc1": (wide, 48),
+            "mlp.fc2": (48, wide),
+        }.items():
+            shapes |= _linear(f"blocks.{i}.{name}", *sides)
+    shapes = {f"blip.visual_encoder.{name}": shape for name, shape in shapes.items()}
+    own = {"embeddings.word_embeddings.weight": (words, text), "embeddings.position_embeddings.weight": (40, text)}
+    own |= _norm("embeddings.LayerNorm", text)
+    for i in range(2):
+        layer = f"encoder.layer.{i}"
+        for part, source in (("attention", text), ("crossattention", wide)):
+            own |= _linear(f"{layer}.{part}.self.query", text, text) | _norm(f"{layer}.{part}.output.LayerNorm", text)
+            own |= _linear(f"{layer}.{part}.self.key", source, text) | _linear(
+                f"{layer}.{part}.self.value", source, text
+            )
+            own |= _linear(f"{layer}.{part}.output.dense", text, text)
+        own |= _linear(f"{layer}.intermediate.dense", text, 64) | _linear(f"{layer}.output.dense", 64, text)
+        own |= _norm(f"{layer}.output.LayerNorm", text)
+    shapes |= {f"blip.text_encoder.{name}": shape for name, shape in own.items()}
+    sides = [text, 24, 16, 12, 8, 1]
+    for name, (a, b) in zip((0, 2, 4, 6, 7), zip(sides, sides[1:], strict=False), strict=True):
+        shapes |= _linear(f"mlp.layers.{name}", a, b)
+    weights = {
+        name: torch.randn(shape, generator=generator) * (0.1 if len(shape) == 1 else shape[-1] ** -0.5)
+        + (1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0)
+        for name, shape in shapes.items()
+    }
+    weights["blip.text_encoder.embeddings.position_ids"] = torch.arange(40)[None]
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(weights, folder / "model.safetensors")
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "bright", "star", "##s"]))
+    settings = {"num_attention_heads": 2, "layer_norm_eps": 1e-12, "hidden_size": text, "encoder_width": wide}
+    (folder / "med_config.json").write_text(json.dumps(settings))
+
+
+def _linear(name: str, inputs: int, outputs: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+
+
+def _norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}

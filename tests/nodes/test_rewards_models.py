@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import folder_paths
+import nodes as comfy_nodes
 import pytest
 import torch
 
 from feedback_loop.feedback.rewards.base import Reward, RewardError
 from feedback_loop.nodes import demo, denoiser, learning, reward_folders, rewards_text, text_tower
 from feedback_loop.nodes.encoder import encoder_from
+from feedback_loop.nodes.guidance import FeedbackRewardGuidance
 from feedback_loop.nodes.rewards_classifier import FeedbackClassifierReward
-from feedback_loop.nodes.rewards_text import CONNECTED, FOLDER, HEAD, OPPOSITE, PROMPT, FeedbackTextReward
+from feedback_loop.nodes.rewards_text import CONNECTED, FOLDER, HEAD, IMAGE_REWARD, OPPOSITE, PROMPT, FeedbackTextReward
 from feedback_loop.tests.feedback import model_folders
 from feedback_loop.tests.feedback.slopes import slopes
 from feedback_loop.tests.nodes import tiny_joint, tiny_models
@@ -28,6 +30,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model_folders.classifier(folder / "animals")
     model_folders.classifier(folder / "by somebody" / "deeper", "convnext")
     model_folders.clip(folder / "pick")
+    model_folders.image_reward(folder / "judge")
     save_file({"layers.0.weight": torch.ones(1, 16), "layers.0.bias": torch.zeros(1)}, folder / "head.safetensors")
     (folder / "broken").mkdir()
     (folder / "broken" / "config.json").write_text("{")
@@ -59,6 +62,7 @@ def test_the_lists_offer_what_is_there_and_leave_out_what_cannot_be_read() -> No
         "by somebody/deeper": ["cat", "dog", "tree"],
     }
     assert reward_folders.joint_models() == ["pick"] and reward_folders.heads() == ["head.safetensors"]
+    assert reward_folders.image_rewards() == ["judge"]
     inputs = {shown.id: shown for shown in FeedbackClassifierReward.define_schema().inputs}
     assert [option.key for option in inputs["model"].options] == ["animals", "by somebody/deeper"]
 
@@ -219,6 +223,28 @@ def test_an_aesthetic_head_reads_the_embedding_of_the_connected_encoder(inferenc
         words({"model": HEAD, "head": "head.safetensors"})
 
 
+def test_image_reward_guides_for_its_wish_and_scores_by_each_pictures_own_prompt(inference_mode) -> None:
+    """Its one network has one place in ComfyUI's memory management, and a copy for guidance holds none of its own."""
+    reward = words({"model": IMAGE_REWARD, "folder": "judge"}, "a star", "")
+    assert [patcher.model for patcher in denoiser.patchers_of(reward)] == reward.networks()
+    normal = denoiser.normal_reward(reward)()
+    assert not normal.networks()
+    with denoiser.gradients():
+        by_autograd, by_hand = slopes(normal, pictures(), 1e-3)
+    assert by_autograd == pytest.approx(by_hand, rel=3e-2) and abs(by_hand) > 1e-3
+    asked = learning.measured(reward, pictures(), ["a star", "bright bright"])
+    wished = learning.measured(reward, pictures())
+    assert asked[0] == pytest.approx(wished[0], abs=1e-4) and abs(asked[1] - wished[1]) > 1e-3
+    model = FeedbackRewardGuidance.execute(tiny_models.sd15(), reward, tiny_models.vae(), 1.0).args[0]
+    latent = {"samples": torch.zeros(1, 4, 8, 8)}
+    sides = [tiny_models.conditioning("sd15", seed) for seed in (1, 2)]
+    plain, guided = (
+        comfy_nodes.common_ksampler(one, 3, 4, 2.0, "euler", "normal", *sides, latent)[0]["samples"]
+        for one in (tiny_models.sd15(), model)
+    )
+    assert guided.isfinite().all() and not torch.allclose(guided, plain, atol=1e-2)
+
+
 def test_a_choice_of_nothing_says_what_to_put_where() -> None:
     for chosen in ({"model": FOLDER, "folder": reward_folders.NONE}, {"model": HEAD}):
         with pytest.raises(RewardError, match=r"no such model in models/rewards\. Put"):
@@ -227,4 +253,9 @@ def test_a_choice_of_nothing_says_what_to_put_where() -> None:
 
 def test_every_choice_of_the_text_node_has_its_own_inputs() -> None:
     options = {option.key: [shown.id for shown in option.inputs] for option in rewards_text._options()}
-    assert options == {CONNECTED: ["clip", "clip_vision"], FOLDER: ["folder", "judges"], HEAD: ["head", "clip_vision"]}
+    assert options == {
+        CONNECTED: ["clip", "clip_vision"],
+        FOLDER: ["folder", "judges"],
+        HEAD: ["head", "clip_vision"],
+        IMAGE_REWARD: ["folder"],
+    }
