@@ -72,9 +72,10 @@ class JudgeNetwork(nn.Module):
         from transformers.models.blip.modeling_blip_text import BlipTextModel
 
         super().__init__()
-        eager = {"attn_implementation": "eager"}
-        self.picture = BlipVisionModel(BlipVisionConfig(**picture, **eager))
-        self.words = BlipTextModel(BlipTextConfig(**words, **eager), add_pooling_layer=False)
+        seeing, reading = BlipVisionConfig(**picture), BlipTextConfig(**words)
+        seeing._attn_implementation = reading._attn_implementation = "eager"
+        self.picture = BlipVisionModel(seeing)
+        self.words = BlipTextModel(reading, add_pooling_layer=False)
         # linear throughout, with dropout between, hence the gaps in the published numbers
         layers = dict(zip(("0", "2", "4", "6", "7"), zip(widths, widths[1:], strict=False), strict=True))
         self.points = nn.ModuleDict({name: nn.Linear(*sides) for name, sides in layers.items()})
