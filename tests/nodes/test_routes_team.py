@@ -119,6 +119,15 @@ def test_only_keepers_delete_what_others_said_and_decide_for_all(server, ann, bo
     assert server.request(method, path, body, bob)[0] == 200
 
 
+@pytest.mark.parametrize(("path", "body"), [("use", {"version": 0}), ("drop", {})])
+def test_only_keepers_say_which_trained_lora_everybody_uses(server, ann, bob, monkeypatch, path, body):
+    """Nothing was trained under this name, which a keeper is told, and who is none is not."""
+    monkeypatch.setenv(team.KEEPERS, "Bob")
+    path = f"{API}/auto_train/nobody trained this/{path}".replace(" ", "%20")
+    assert server.request("POST", path, body, ann)[0] == 403
+    assert server.request("POST", path, body, bob)[0] == 404
+
+
 @pytest.mark.parametrize(("value", "on"), [(None, False), ("", False), ("0", False), ("1", True), ("yes", True)])
 def test_team_mode_is_on_for_anything_that_does_not_say_off(monkeypatch, value, on):
     monkeypatch.delenv(team.TEAM, raising=False)
