@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from ..training.objectives import Batch
 from .denoiser import WrongConnectionError
-from .policy import Policy
+from .policy import Guided, Policy
+from .quantised import is_quantised
 
 TESTED = ("UNetModel", "OpenAISignatureMMDITWrapper", "Flux", "QwenImageTransformer2DModel", "NextDiT", "WanModel")
 """Classes of networks whose gradients the pack's tests hold against finite differences: docs/architectures.md."""
@@ -26,17 +27,20 @@ STEPS = (2e-2, 2e-3)
 """How far the adapter is moved along its gradient; a large network bends more, a small step loses more to rounding."""
 
 TOLERANCE = 0.05
+SAME = 0.25
 
 
 def check_gradients(policy: Policy, batch: Batch) -> None:
     """Raises WrongConnectionError, with the model's name, where training would follow a wrong gradient."""
-    if type(policy.inner.diffusion_model).__name__ in TESTED:
+    network = policy.inner.diffusion_model
+    if type(network).__name__ in TESTED and not is_quantised(network):
         return
     name = type(policy.model.model.model_config).__name__
     x = batch.x[:1, ..., :SIDE, :SIDE].contiguous()
     try:
         with in_float32(policy):
             wrong = disagreement(policy, x, batch.sigma[:1], batch.cond[:1])
+            wrong = wrong or (another_function(policy, x, batch.sigma[:1], batch.cond) if is_quantised(network) else "")
     except comfy.model_management.OOM_EXCEPTION:
         raise
     except (RuntimeError, TypeError) as error:  # an operation without a backward pass, or not for such weights
@@ -82,6 +86,20 @@ def disagreement(policy: Policy, x: Tensor, sigma: Tensor, cond: Sequence[Any]) 
     if any(abs(slope - length) <= TOLERANCE * length for slope in slopes):
         return ""
     return f"its gradient is {length:.3g} by the backward pass and {slopes[0]:.3g} by finite differences"
+
+
+@torch.no_grad()
+def another_function(policy: Policy, x: Tensor, sigma: Tensor, cond: Sequence[Any]) -> str:
+    """Whether the twin, whose weights are read differently, predicts something else than the MODEL; "" if it doesn't.
+
+    Quantising what goes into each layer, as the MODEL may do, changes predictions by some percent.
+    """
+    positive = cond[0].positive if isinstance(cond[0], Guided) else cond[0]
+    with policy.view("ref"):
+        twin = policy.denoise(x, sigma, [positive])
+    own = policy.stock(x, sigma, positive)
+    off = float((twin - own).norm() / (own - x).norm().clamp_min(1e-12))
+    return "" if off <= SAME else f"its weights, read for training, give other predictions (off by {off:.0%})"
 
 
 @torch.no_grad()

@@ -26,6 +26,7 @@ from ..training.objectives import View
 from ..training.sources import SigmaAt, log_normal, logit_normal
 from .checkpointing import checkpoint_blocks
 from .denoiser import WrongConnectionError, alias, gradients, process_of, training_kernels
+from .quantised import check_weights, is_quantised, make_dense
 from .sampling import Conditioning
 
 Precision = Literal["auto", "bf16", "fp32"]
@@ -68,6 +69,11 @@ class Policy:
         self.sigma_at = sigma_sampler(model.get_model_object("model_sampling"))
         self.device = model.load_device
         self.inner = twin_of(model.model, setup.precision)
+        if setup.kind == "DoRA" and is_quantised(self.inner.diffusion_model):
+            raise WrongConnectionError(
+                "DoRA learns the sizes of the weights themselves, and this MODEL's weights are quantised: choose LoRA, "
+                "rsLoRA or LoKr as the adapter, or load the model's fp16, bf16 or fp32 file."
+            )
         known = setup.existing or {}
         self.adapters = Adapters(self.inner.diffusion_model, rank, seed, None, setup.layers, setup.kind, known)
         self.adapters.load(known) if known else None
@@ -97,6 +103,12 @@ class Policy:
         order = torch.tensor([i for rows in groups for i in rows], device=x.device).argsort()
         return torch.cat(parts)[order]
 
+    def stock(self, x: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor:
+        """The estimates of the MODEL's own network, for one prompt; no gradient passes."""
+        return _applied(
+            self.model.model, self._options, x, sigma, [self._model_conds(cond, tuple(x.shape[1:]))] * len(x)
+        )
+
     def view(self, name: View) -> AbstractContextManager[None]:
         return self.adapters.view(name)
 
@@ -118,9 +130,7 @@ class Policy:
         return rolled
 
     def _apply(self, x: Tensor, sigma: Tensor, conds: list[dict[str, Any]]) -> Tensor:
-        options = self._options | {"cond_or_uncond": [0], "sigmas": sigma}
-        joined = comfy.samplers.cond_cat(conds)
-        return self.inner.apply_model(x, sigma, transformer_options=options, **joined)
+        return _applied(self.inner, self._options, x, sigma, conds)
 
     def _model_conds(self, cond: Conditioning, shape: tuple[int, ...]) -> dict[str, Any]:
         """What the model makes of a prompt at a latent size; the prompt is kept with it, so that its id stays taken."""
@@ -128,6 +138,13 @@ class Policy:
         if key not in self._conds:
             self._conds[key] = (cond, model_conds(self.inner, cond, shape, self.device))
         return self._conds[key][1]
+
+
+def _applied(
+    model: comfy.model_base.BaseModel, options: dict[str, Any], x: Tensor, sigma: Tensor, conds: list[dict[str, Any]]
+) -> Tensor:
+    options = options | {"cond_or_uncond": [0], "sigmas": sigma}
+    return model.apply_model(x, sigma, transformer_options=options, **comfy.samplers.cond_cat(conds))
 
 
 @contextmanager
@@ -161,14 +178,14 @@ def twin_of(model: comfy.model_base.BaseModel, precision: Precision = "auto") ->
     """A copy that shares all weights: its network can be wrapped and trained, and the original never notices.
 
     auto: half-precision networks compute in bfloat16, whose range needs no loss scaling, where the device is good at
-    it. Raises WrongConnectionError for quantised weights.
+    it. Weights that ComfyUI quantised are read in that precision. Raises WrongConnectionError for other such weights.
     """
     network = model.diffusion_model
     check_weights(network)
     twin = copy.copy(model)
     twin._modules = dict(model._modules)
     twin.current_patcher = None  # type: ignore[assignment]
-    twin.diffusion_model = _keeping_inputs(alias(network))
+    twin.diffusion_model = _keeping_inputs(make_dense(alias(network)))
     twin.model_sampling = alias(model.model_sampling)
     own, wanted = model.get_dtype_inference(), torch.float32
     if precision == "bf16" or (precision == "auto" and own != torch.float32):
@@ -177,16 +194,6 @@ def twin_of(model: comfy.model_base.BaseModel, precision: Precision = "auto") ->
     if wanted != own or own != torch.float32:
         _compute_in(twin, wanted)
     return twin
-
-
-def check_weights(network: nn.Module) -> None:
-    """Raises WrongConnectionError when a weight is not a plain tensor."""
-    for name, weight in network.named_parameters():
-        if type(weight) not in (Tensor, nn.Parameter):
-            raise WrongConnectionError(
-                f"This MODEL's weights are quantised ({name} is a {type(weight).__name__}) and pass no gradient. "
-                "Load the model's fp16, bf16 or fp32 file for training; the LoRA then works on the quantised one too."
-            )
 
 
 def _keeping_inputs(network: nn.Module) -> nn.Module:

@@ -54,7 +54,9 @@ was trained comes back through ComfyUI's own loader with max |dD| < 1e-5 in floa
 file can be exported under kohya's names.
 
 Anything else is written as it fails. An architecture that is not in this table is tried in the same way on a small
-latent when a training begins, and refused by name if its gradient is wrong. The same holds for quantised weights.
+latent when a training begins, and refused by name if its gradient is wrong. So are quantised weights (fp8_scaled and
+ComfyUI's other formats): the adapter is trained in float32 on top of them, and only where finite differences agree and
+the predictions are the model's.
 
 """
 TAIL = """
