@@ -1,5 +1,8 @@
 """Learns a taste from ratings and choices: a Bayesian linear head on encoder features (feedback.rewards.taste).
 
+Judgements of one prompt's pictures also share what that prompt makes good or bad by itself, a random effect (Laird and
+Ware 1982): left out, it would be read into what these pictures happen to have in common. It is no part of the taste.
+
 The prior: z-scored features in their principal directions, w_j ~ N(0, strength^2 * s_j^(-2 * whitening)), s_j the
 spread along direction j. `whitening` 0 is a ridge on the z-scores; more of it listens to quieter directions. It is
 chosen by the Laplace evidence, the strength (the L2 penalty) by the likelihood of prompts that were held out.
@@ -8,7 +11,8 @@ chosen by the Laplace evidence, the strength (the L2 penalty) by the likelihood 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +31,10 @@ Array = np.ndarray
 WHITENING = (0.0, 0.2, 0.4, 0.6)
 STRENGTH = (0.3, 0.6, 1.0, 1.7, 3.0, 5.0)  # prior sd of the utility over pictures, in units of the rater's noise
 MAX_DIRECTIONS = 384  # more principal directions than this cost time and carry next to nothing
+
+
+PROMPT_SD = 0.7  # prior sd of what a prompt adds to the utility, in units of the rater's noise
+MOST_PROMPTS = 128  # that get such an effect, those with the most pictures first: each costs as a direction does
 
 
 # --- the prior -------------------------------------------------------------------------------------------------------
@@ -58,11 +66,23 @@ def _directions(features: Array) -> _Directions:
     return _Directions(centre, scale, right[:kept].T, singular[:kept] / math.sqrt(len(features)))
 
 
+def _prompt_effects(groups: Sequence[str]) -> Array:
+    """(n, prompts): which prompt a picture is of, as columns beside its coordinates; none for single pictures.
+
+    With fewer than 4 prompts pictures are held out, not prompts (`folds`), and an effect would tell their prompt's.
+    """
+    counts = Counter(groups)
+    chosen = [name for name, count in counts.most_common(MOST_PROMPTS) if count > 1] if len(counts) >= 4 else []
+    return PROMPT_SD * (np.array(groups)[:, None] == np.array(chosen, dtype=str)[None]).astype(float)
+
+
 # --- fitting -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Choice:
+    """z: (n, directions + prompts), what the posterior is about; the taste is in its first columns."""
+
     whitening: float
     strength: float
     z: Array
@@ -71,12 +91,13 @@ class _Choice:
 
 
 def _choose(data: Judgements, axes: _Directions, fold: Array, on_progress: Callable[[float], None]) -> _Choice:
-    phi = (data.features - axes.centre) / axes.scale
+    phi, prompts = (data.features - axes.centre) / axes.scale, _prompt_effects(data.groups)
     tried: dict[tuple[float, float], tuple[Array, Posterior]] = {}
     for i, whitening in enumerate(WHITENING):
         z = phi @ axes.weights(whitening)
         for strength in STRENGTH:
-            tried[whitening, strength] = (strength * z, fit(strength * z, data.stars, data.choices))
+            both = np.hstack([strength * z, prompts])
+            tried[whitening, strength] = (both, fit(both, data.stars, data.choices))
         on_progress(0.4 * (i + 1) / len(WHITENING))
     whitening, guess = max(tried, key=lambda key: tried[key][1].log_evidence)
     at = STRENGTH.index(guess)
@@ -104,13 +125,14 @@ def _tensors(axes: _Directions, chosen: _Choice, most: float) -> tuple[dict[str,
     Guidance follows the gradient of mean - caution * std. The std's is bounded so that it is at most half of the
     mean's over the rated pictures (root mean square): caution is to slow, not to steer.
     """
-    z, posterior = chosen.z, chosen.posterior
-    variance = ((z @ posterior.covariance) * z).sum(axis=1)
-    unit = math.sqrt(float((z @ posterior.mean).var() + variance.mean()))
     scaled = axes.weights(chosen.whitening) * chosen.strength
-    root = scaled @ np.linalg.cholesky(posterior.covariance) / unit
-    weight = scaled @ posterior.mean / unit
-    pull = z @ posterior.covariance @ scaled.T / np.sqrt(variance + 1e-12)[:, None] / unit
+    k = scaled.shape[1]
+    z, mean, covariance = chosen.z[:, :k], chosen.posterior.mean[:k], chosen.posterior.covariance[:k, :k]
+    variance = ((z @ covariance) * z).sum(axis=1)
+    unit = math.sqrt(float((z @ mean).var() + variance.mean()))
+    root = scaled @ np.linalg.cholesky(covariance) / unit
+    weight = scaled @ mean / unit
+    pull = z @ covariance @ scaled.T / np.sqrt(variance + 1e-12)[:, None] / unit
     steepness = math.sqrt(float((pull**2).sum(axis=1).mean()))
     caution = min(most, 0.5 * float(np.linalg.norm(weight)) / max(steepness, 1e-12))
     arrays = {"centre": axes.centre, "scale": axes.scale, "weight": weight, "root": root}
