@@ -76,7 +76,7 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def check_weights(network: nn.Module) -> None:
-    """Raises WrongConnectionError for a weight that is no plain tensor, nor one that ComfyUI quantised in a linear layer."""
+    """Raises WrongConnectionError for a weight that is neither plain nor quantised by ComfyUI in a linear layer."""
     for path, module in network.named_modules():
         for name, weight in module.named_parameters(recurse=False):
             plain = type(weight) in (Tensor, nn.Parameter)
