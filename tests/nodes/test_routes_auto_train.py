@@ -1,18 +1,24 @@
-"""Versions over HTTP, on a real server: how they stand, another one into use, the candidate dropped."""
+"""Training by itself on a real server: the whole cycle over HTTP, and the routes about versions."""
 
 from __future__ import annotations
 
 import uuid
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 import pytest
+from sqlalchemy import select
 
+from feedback_loop.feedback.blind_tables import pair as pairs_of
+from feedback_loop.feedback.records import Generation
+from feedback_loop.feedback.store import FeedbackStore
 from feedback_loop.tests.comfy_host import ComfyServer
 from feedback_loop.training import versions
 from feedback_loop.training.versions import Index, Round, Version
 
-from .http_calls import API
+from .http_calls import API, rating
 
 
 @pytest.fixture
@@ -99,3 +105,67 @@ def test_a_damaged_list_is_told(comfy_server: ComfyServer, trained: str) -> None
     (folder(comfy_server, trained) / versions.FILE).write_text("{")
     status, answer = comfy_server.request("GET", path(trained))
     assert status == 409 and "from a backup" in answer["error"]
+
+
+# The whole cycle
+
+PROMPTS = ("red star", "blue square", "two green circles", "yellow triangle")
+RECIPE = {
+    "objective": "SFT", "objective.tau": 1.0, "pictures": "rated pictures only", "steps": 2, "learning_rate": 0.01,
+    "batch": 4, "rank": 4, "seed": 1, "layers": "attention", "start_from": "the model", "prompts": "", "pairs": 30,
+    "sampling_steps": 1, "cfg": 1.0, "sampler_name": "euler", "scheduler": "sgm_uniform", "width": 32, "height": 32,
+}  # fmt: skip
+
+
+def graph(name: str, **changes: Any) -> dict[str, Any]:
+    """Demo model and ratings into the node, which shows its report."""
+    people = {"decided_by": "people", "decided_by.votes": 30, "decided_by.collection": f"pairs of {name}"}
+    given = {"new_ratings": 20, "dry_run": False, "name": name, **people, **RECIPE, **changes}
+    sockets = {"model": ["1", 0], "clip": ["1", 1], "vae": ["1", 2], "clip_vision": ["1", 3], "feedback": ["2", 0]}
+    dataset = {"collection": f"ratings of {name}", "raters": "", "axis": "overall", "min_ratings": 1}
+    return {
+        "1": {"class_type": "FeedbackDemoModel", "inputs": {}},
+        "2": {"class_type": "FeedbackDataset", "inputs": dataset},
+        "3": {"class_type": "FeedbackAutoTrain", "inputs": {**sockets, **given}},
+    }
+
+
+def said(server: ComfyServer, name: str, **changes: Any) -> str:
+    return server.run(graph(name, **changes))["3"]["text"][0]
+
+
+def test_from_ratings_to_a_lora_that_won_thirty_votes_and_back_over_http(
+    comfy_server: ComfyServer, name: str, rater: str
+) -> None:
+    """Stars and votes are posted as a page posts them; who votes for the candidate has to look into the database, since
+    no route tells whose a picture is."""
+    data = Path(comfy_server.base_directory) / "user" / "__feedback_loop"
+    store = FeedbackStore(f"sqlite:///{data / 'feedback.sqlite3'}", data / "media")
+    greys = [np.full((32, 32, 3), 20 + 9 * i, np.uint8) for i in range(24)]
+    made = [(grey, Generation(prompt=PROMPTS[i % 4], seed=str(i))) for i, grey in enumerate(greys)]
+    for i, image in enumerate(store.add_images(made, f"ratings of {name}")):
+        comfy_server.post(f"{API}/ratings", rating(image, rater, 1 + i // 5))
+    assert "It would train by SFT" in said(comfy_server, name, dry_run=True)
+    assert comfy_server.request("GET", path(name))[0] == 404
+    assert "0 of 30 votes" in said(comfy_server, name)
+    candidates = set(store.ask(lambda c: list(c.execute(select(pairs_of.c.b_id)).scalars())))
+    store.close()
+    for votes in range(30):
+        assert comfy_server.get(path(name))["round"] == {"stage": "judging", "candidate": 1, "votes": votes}
+        vote(comfy_server, name, rater, candidates)
+    assert f"version 1 ({name}_00001.safetensors) is in use now" in said(comfy_server, name)
+    assert comfy_server.get(path(name))["in_use"] == 1
+    assert comfy_server.post(path(name, "/use"), {"version": 0})["in_use"] == 0
+    assert "In use: the model without a LoRA." in said(comfy_server, name)
+
+
+def vote(server: ComfyServer, name: str, rater: str, candidates: set[str]) -> None:
+    """Asks for the next pair and answers it for the candidate; pairs that come back were answered before."""
+    asked = f"{API}/pairs/next?collection={quote(f'pairs of {name}')}&rater={quote(rater)}"
+    while (pair := server.get(asked))["repeat_of"]:
+        pass
+    told = [server.get(f"{API}/images/{pair[side]}") for side in ("left", "right")]
+    assert {one["prompt"] for one in told} <= set(PROMPTS) and told[0]["seed"] == told[1]["seed"]
+    body = {"left": pair["left"], "right": pair["right"], "policy": pair["policy"], "propensity": pair["propensity"]}
+    winner = "left" if pair["left"] in candidates else "right"
+    server.post(f"{API}/comparisons", {**body, "winner": winner, "axis": "overall", "rater": rater})
