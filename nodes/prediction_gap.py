@@ -49,18 +49,18 @@ def prediction_gap(
         return None
     x, sigma = noised(a, process, latents, seed)
     weight = process.kappa(sigma) * timestep_weight(process, sigma)
-    found = torch.zeros(sigma.shape)
     parts = batches([picture_key(a, positive) for positive in positives], batch_size)
     bar = comfy.utils.ProgressBar(2 * len(positives))
-    for rows in parts:
-        seen = []
-        for model in (a, b):
+    seen = []
+    for model in (a, b):  # one after the other: two LoRAs on one base would change places for every batch
+        estimates = torch.empty_like(x)
+        for rows in parts:
             comfy.model_management.throw_exception_if_processing_interrupted()
-            seen.append(predicted(model, x[:, rows], sigma[:, rows], stacked([positives[i] for i in rows])))
+            estimates[:, rows] = predicted(model, x[:, rows], sigma[:, rows], stacked([positives[i] for i in rows]))
             bar.update(len(rows))
-        for level, (first, second) in enumerate(zip(*seen, strict=True)):
-            found[level, rows] = squared_error(second, first, weight[level, rows])
-    return mean_interval(found.mean(0), clusters)
+        seen.append(estimates)
+    off = squared_error(seen[1].flatten(0, 1), seen[0].flatten(0, 1), weight.flatten())
+    return mean_interval(off.view_as(sigma).mean(0), clusters)
 
 
 def noised(model: ModelPatcher, process: Process, latents: Tensor, seed: int) -> tuple[Tensor, Tensor]:

@@ -60,7 +60,8 @@ the predictions are the model's.
 
 """
 TAIL = """
-Made by `WRITE_DOCS=1 python3 start.py test tests/nodes/test_architectures.py`; a test compares it with what it finds.
+Made by `WRITE_DOCS=1 python3 start.py test --all tests/nodes/test_architectures.py`; a test compares it with what it
+finds.
 """
 
 

@@ -24,7 +24,12 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "architectures.md"
 pytestmark = pytest.mark.usefixtures("inference_mode")
 
 
-@pytest.mark.parametrize("kind", architectures.NAMES)
+QUICK = [kind for kind in architectures.NAMES if kind not in ("sd15", "sdxl")]
+LONG = [pytest.param(kind, marks=pytest.mark.long) for kind in ("sd15", "sdxl")]
+"""PEFT takes its time over the many layers of a UNet."""
+
+
+@pytest.mark.parametrize("kind", [*LONG, *QUICK])
 def test_the_table_says_of_an_architecture_what_is_found(kind: str, tmp_path: Path) -> None:
     found = architectures.row(kind, tmp_path)
     FOUND.update(found)

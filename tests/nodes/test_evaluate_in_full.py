@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import urllib.request
 import uuid
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import folder_paths
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from feedback_loop.feedback import evaluation
@@ -26,15 +31,17 @@ from feedback_loop.nodes.evaluating import Drawn, Evaluation, Watched, aligning
 from feedback_loop.nodes.evaluation_words import drifted, people, report_of
 from feedback_loop.nodes.policy import trainable
 from feedback_loop.nodes.training_run import with_lora
+from feedback_loop.tests.comfy_host import ComfyServer
 from feedback_loop.tests.nodes import tiny_models
 from feedback_loop.training import lora_files
 from feedback_loop.training.objectives import squared_error
 from feedback_loop.training.sources import timestep_weight
 
 from . import tiny_joint
-from .test_evaluate import models, run  # noqa: F401  (the fixture)
+from .test_evaluate import graph, models, run  # noqa: F401  (the fixture)
 from .test_policy import push
 
+API = "/feedback_loop/v1"
 SURE = Interval(0.2, 0.1, 0.3)
 FALLEN, UNSURE = Interval(-0.2, -0.3, -0.1), Interval(-0.2, -0.5, 0.1)
 
@@ -179,6 +186,33 @@ def test_people_are_asked_blind_and_a_later_run_counts_their_votes_without_drawi
     assert len(drawn) == 2
     run(models, steps=3, **asked)
     assert len(drawn) == 4
+
+
+def test_in_a_real_comfyui_votes_over_http_are_counted_when_the_same_graph_runs_again(
+    comfy_server: ComfyServer,
+) -> None:
+    """Four pairs of the demo model, plain and guided to brightness; Bob takes the lighter picture: B wins all."""
+    collection = f"blind {uuid.uuid4()}"
+    asked = {"people": "people too, blind", "people.collection": collection, "people.at_most": 4}
+    prompt = graph(seeds=2, **asked)
+    assert "4 of 4 blind pairs wait" in comfy_server.run(prompt)["4"]["text"][0]
+    for _ in range(4):
+        pair = comfy_server.get(f"{API}/pairs/next?{urlencode({'rater': 'Bob', 'collection': collection})}")
+        assert pair["policy"] == "blind"
+        light = {side: lightness(comfy_server, pair[side]) for side in ("left", "right")}
+        winner = max(light, key=lambda side: light[side])
+        said = {name: pair[name] for name in ("left", "right", "policy", "propensity")}
+        comfy_server.post(f"{API}/comparisons", said | {"winner": winner, "rater": "Bob"})
+    assert comfy_server.get(f"{API}/pairs/next?{urlencode({'rater': 'Bob', 'collection': collection})}") is None
+    outputs = comfy_server.run(prompt)
+    assert "In 4 blind votes of 1 person, B wins 100%" in outputs["4"]["text"][0]
+    votes = json.loads(outputs["5"]["text"][0])["people"]
+    assert votes["votes"] == votes["wins"] == 4 and votes["win_rate"]["low"] == pytest.approx(0.51, abs=0.01)
+
+
+def lightness(server: ComfyServer, image_id: str) -> float:
+    with urllib.request.urlopen(f"{server.url}{API}/images/{image_id}/file") as answer:
+        return float(np.asarray(Image.open(io.BytesIO(answer.read())).convert("L")).mean())
 
 
 def pixels_of_b() -> set[tuple[int, ...]]:

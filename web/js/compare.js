@@ -19,7 +19,7 @@ const POLICIES = [
   { value: "learn", text: "To learn", title: "Pairs that teach a reward the most" },
   { value: "train", text: "To train", title: "Pairs that training can use best: clear differences" },
 ];
-const NO_PAIR = "There are no two pictures of the same prompt to compare yet. Queue the graph again with another seed.";
+const NO_PAIR = "There are no two pictures left to compare here. Queue the graph again with another seed for more.";
 const ids = (pair) => [pair.left, pair.right];
 
 /** What I said of the pair last, either way round. */
