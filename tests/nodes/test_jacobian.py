@@ -39,9 +39,15 @@ class Step:
     """One step of a run, looked at from inside by `look`, which is called in a post-CFG hook."""
 
     def __init__(
-        self, kind: str, look: Callable[[Step], None], cfg: float = 2.0, batch: int = 2, patched: bool = False
+        self,
+        kind: str,
+        look: Callable[[Step], None],
+        cfg: float = 2.0,
+        batch: int = 2,
+        patched: bool = False,
+        model: Any = None,
     ) -> None:
-        self.model, self.args, self.look = tiny_models.MODELS[kind](), {}, look
+        self.model, self.args, self.look = model or tiny_models.MODELS[kind](), {}, look
         if patched:
             jacobian.keep_outputs(self.model)
             self.model = with_momentum(self.model)
