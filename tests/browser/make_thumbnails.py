@@ -164,7 +164,30 @@ def search(shown: Shown) -> Image.Image:
     )
 
 
-DRAWN = {"01": collect, "02": guide, "03": watermark, "04": lora, "05": words, "06": refine, "07": search, "08": lora}
+def whole_loop(shown: Shown) -> Image.Image:
+    """What the gate asked about, and the one that went on; nobody is there to be asked, so that is the first."""
+    (asked,) = shown.output("FeedbackGate")["feedback_gate"]
+    listed = json.loads(get(f"{shown.url}/feedback_loop/v1/images?collection=my%20taste&limit=8"))["items"]
+    files = [f"{shown.url}/feedback_loop/v1/images/{item['id']}/file" for item in listed]
+    of_run = [file for file, item in zip(files, listed, strict=True) if item["seed"] == listed[0]["seed"]][:4]
+    chosen = f"{shown.url}/feedback_loop/v1/images/{asked['images'][0]}/file"
+    return stacked(
+        ("steered by what you said so far", grid([opened(get(file)) for file in of_run], 4)),
+        ("chosen, made anew where marked, rated", grid([opened(get(chosen))], 4, [5])),
+    )
+
+
+DRAWN = {
+    "01": collect,
+    "02": guide,
+    "03": watermark,
+    "04": lora,
+    "05": words,
+    "06": refine,
+    "07": search,
+    "08": lora,
+    "09": whole_loop,
+}
 
 
 def main() -> None:
