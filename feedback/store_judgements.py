@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from . import (
     full_records,
@@ -22,9 +21,6 @@ from .records import (
 )
 from .said import Record, Said, Undo
 from .store_pictures import StoredPictures
-
-if TYPE_CHECKING:
-    pass
 
 
 class StoredJudgements(StoredPictures):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from importlib import import_module
+from pathlib import Path
 
 from ..training import stopping
 from .compat import ComfyExtension, io, register_folders
@@ -20,11 +21,22 @@ def all_nodes() -> list[type[io.ComfyNode]]:
     return [node for name in MODULES for node in import_module(f".{name}", __name__).NODES]
 
 
+def check_only_copy() -> None:
+    """Raises RuntimeError where ComfyUI loaded the pack from another folder before: both would write one database."""
+    from server import PromptServer
+
+    here = str(Path(__file__).parents[1])
+    first = vars(PromptServer.instance).setdefault("feedback_loop_folder", here)
+    if first != here:
+        raise RuntimeError(f"Feedback Loop is installed twice, in {first} and in {here}. Remove one, then restart.")
+
+
 class FeedbackLoopExtension(ComfyExtension):
     """What comfy_entrypoint() hands to ComfyUI."""
 
     async def on_load(self) -> None:
         try:
+            check_only_copy()
             register_folders()
             import_module(".reward_folders", __name__).register()
             import_module(".routes", __name__).register()

@@ -98,8 +98,8 @@ def nothing_found(feedback: Feedback, collections: Sequence[str]) -> str:
     narrow += ["split"] if feedback.split != "all" else []
     also = f" Or widen {' and '.join(narrow)}: nothing may be left between them." if narrow else ""
     return (
-        f"Nothing was rated{who}{often} {what} {where} yet. Give some pictures stars in a Capture pictures node, then "
-        f"run this again.{also}"
+        f"Nothing was rated{who}{often} {what} {where} yet. Give some pictures stars in a Capture pictures node, or "
+        f"loosen what is chosen here, then run this again.{also}"
     )
 
 

@@ -84,6 +84,6 @@ def describe(report: TasteReport) -> str:
     lines.append(f"Its probabilities are off by {report.calibration_error:.1%} on average.")
     if report.doubled >= 0.01:
         lines.append(f"Twice as many judgements would likely add about {report.doubled:.1%}.")
-    else:
+    elif not report.warning():  # which asks for more of them
         lines.append("More judgements of the same kind will likely add less than one per cent.")
     return "\n".join([*lines, *report.notes])

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+import pytest
+
+from feedback_loop import start
 from feedback_loop.tests.comfy_host import ComfyServer
 
 NODE_IDS = {
@@ -56,3 +62,23 @@ def test_every_node_stands_in_a_category_of_the_pack(comfy_server: ComfyServer) 
 
 def test_the_server_registers_the_routes_under_their_version(comfy_server: ComfyServer) -> None:
     assert comfy_server.get("/feedback_loop/v1/openapi.json")["openapi"].startswith("3.")
+
+
+def test_a_second_copy_of_the_pack_is_refused_with_both_folders_named(tmp_path: Path) -> None:
+    """As when the manager installs the pack beside a clone; the first one goes on working."""
+    comfyui = start.find_comfyui(Path(__file__).resolve().parents[2])
+    if comfyui is None:
+        pytest.skip("no ComfyUI found (COMFYUI_PATH)")
+    base = tmp_path / "base"
+    start.link_pack(base)
+    (first,) = (base / "custom_nodes").iterdir()
+    (base / "custom_nodes" / "second_copy").symlink_to(first.resolve(), target_is_directory=True)
+    log = tmp_path / "comfyui.log"
+    server = start.start_server(Path(sys.executable), comfyui, base, start.free_port(), log, ["--cpu"])
+    try:
+        running = ComfyServer(start.wait_until_ready(server))
+        assert "Feedback Loop is installed twice" in running.log()
+        assert str(first) in running.log() and "second_copy" in running.log()
+        assert running.get("/object_info/FeedbackCapture")
+    finally:
+        server.stop()

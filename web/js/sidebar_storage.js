@@ -7,8 +7,11 @@ import { backUp, prune, scanHistory } from "./sidebar_api.js";
 
 const UNITS = ["bytes", "kB", "MB", "GB", "TB"];
 const PROGRESS = "feedback_loop.history"; // the server sends it after every few files
-const RESTORE = "To go back to a backup, close ComfyUI and run in its folder:";
-const COMMAND = "python -m custom_nodes.feedback_loop restore";
+const RESTORE =
+  "To go back to a backup, close ComfyUI and run this in the folder that holds custom_nodes, with the Python that runs ComfyUI:";
+// ComfyUI serves our files under the name of the pack's folder, which is not the same everywhere.
+const FOLDER = decodeURIComponent(new URL(import.meta.url).pathname.split("/extensions/")[1].split("/")[0]);
+const COMMAND = `python -m custom_nodes.${FOLDER} restore`;
 
 export function inWords(bytes) {
   const power = Math.min(Math.floor(Math.log10(Math.max(bytes, 1)) / 3), UNITS.length - 1);

@@ -20,6 +20,8 @@ import { Watermarks } from "./sidebar_watermarks.js";
 import { takeBack } from "./take_back.js";
 
 const TABS = { pictures: "Pictures", compare: "Compare", progress: "Progress" };
+const NOTHING_HERE =
+  "No pictures here. Capture pictures behind a VAE Decode brings some, and so does Rate my history under Progress.";
 const AFTER_JUDGING_MS = 700;
 const LOOK_AHEAD = 500; // pictures that the large view walks through from the one that was opened
 
@@ -191,7 +193,7 @@ export class SidebarView {
     const whole = this.filters.isWhole && (collection ? this.stats?.collections[collection] : this.stats?.images);
     const total = this.list.isComplete ? loaded : whole;
     const number = total ? total.toLocaleString() : `${loaded.toLocaleString()} or more`;
-    this.count.textContent = loaded ? `${number} picture${total === 1 ? "" : "s"}` : "No pictures here";
+    this.count.textContent = loaded ? `${number} picture${total === 1 ? "" : "s"}` : NOTHING_HERE;
   }
 
   async rate(id, stars) {
