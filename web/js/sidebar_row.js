@@ -16,7 +16,7 @@ let rows = 0;
 export const ACTIONS = [
   { name: "save", key: "s", text: "⤓", title: "Save a copy (s)" },
   { name: "use", key: "g", text: "↳", title: "Use it in the graph, as the image of a Load Image node (g)" },
-  { name: "family", key: "r", text: "⑂", title: "Rounds: what it came from and what came of it (r)" },
+  { name: "family", key: "r", text: "↺", title: "Rounds: what it came from and what came of it (r)" },
   { name: "remove", key: "Delete", text: "×", title: "Delete this picture and all that was said of it (Delete)" },
 ];
 
