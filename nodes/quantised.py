@@ -30,8 +30,7 @@ class DenseLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's own name
         if self.pre_quant_scale is not None:
             input = input * self.pre_quant_scale.to(input)
-        found = _ByDense.apply(input, self)
-        return found if self.bias is None else found + self.bias.to(input)
+        return _ByDense.apply(input, self)
 
     def dense(self, like: Tensor) -> Tensor:
         """The weight (out, in) in the precision of `like`."""
@@ -47,7 +46,7 @@ class _ByDense(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor, layer: DenseLinear) -> Tensor:  # noqa: A002
         ctx.layer = layer
-        return F.linear(input, layer.dense(input))
+        return F.linear(input, layer.dense(input), None if layer.bias is None else layer.bias.to(input))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:

@@ -111,6 +111,23 @@ def test_dora_needs_the_weights_themselves_and_is_refused() -> None:
             pass
 
 
+def test_a_network_that_computes_in_half_precision_is_checked_in_full_and_trained_in_half() -> None:
+    """The check sees float32, then once the MODEL's own bfloat16; its predictions there are the MODEL's bit for bit."""
+    seen = []
+    model, x, conds = quantised("flux", computed=torch.bfloat16), noised("flux"), prompts("flux", 77)
+    with trainable(model, rank=4, seed=0, setup=Setup(precision="bf16")) as policy:
+        policy.inner.diffusion_model.double_blocks[0].register_forward_pre_hook(
+            lambda _, args, named: seen.append(named["img"].dtype), with_kwargs=True
+        )
+        check_gradients(policy, batch("flux"))
+        assert seen[:-1] == [torch.float32] * (len(seen) - 1) and seen[-1] == torch.bfloat16
+        policy.denoise(x, SIGMA, conds).square().mean().backward()
+        assert seen[-1] == torch.bfloat16
+        assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in policy.parameters())
+        with torch.no_grad(), policy.view("ref"):
+            assert torch.equal(policy.denoise(x, SIGMA, [conds[0]] * 3), stock(model, x, SIGMA, conds[0]))
+
+
 def test_plain_fp8_weights_are_trained_too() -> None:
     """As Load Diffusion Model makes them with weight_dtype fp8_e4m3fn: no scales, cast layer by layer."""
     model = tiny_models.flux()

@@ -34,14 +34,16 @@ def quantised_weights(network: nn.Module, quant_format: str) -> dict[str, Tensor
     return weights
 
 
-def quantised(kind: str, quant_format: str = "float8_e4m3fn", **changed: int) -> comfy.model_patcher.ModelPatcher:
-    """A MODEL whose file is quantised; what it computes in is float32. changed: settings of the network."""
+def quantised(
+    kind: str, quant_format: str = "float8_e4m3fn", computed: torch.dtype = torch.float32, **changed: int
+) -> comfy.model_patcher.ModelPatcher:
+    """A MODEL whose file is quantised; computed: in which precision. changed: settings of the network."""
     name, settings = CONFIGS[kind]
     family, own = getattr(comfy.supported_models, name), getattr(tiny_models, settings) | changed
     weights = quantised_weights(tiny_models._patcher(family(own), 0).model.diffusion_model, quant_format)
     config: Any = family(own)
     config.quant_config = {"mixed_ops": True}
-    config.set_inference_dtype(torch.float32, torch.float32)
+    config.set_inference_dtype(computed, computed)
     model = config.get_model({})
     missing, unexpected = model.diffusion_model.load_state_dict(weights, strict=False)
     assert not unexpected and not [key for key in missing if not key.endswith("weight_scale")], (missing, unexpected)
