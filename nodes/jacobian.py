@@ -159,7 +159,24 @@ class _FixedControl:
             found = self._control.get_control(x.detach(), *args)
         if found is None:
             return None
-        return {key: [None if one is None else one.clone() for one in ones] for key, ones in found.items()}
+        return {key: [None if one is None else _Added.of(one.clone()) for one in ones] for key, ones in found.items()}
+
+
+class _Added(Tensor):
+    """What a ControlNet adds, to a copy: the network's own `+=` would write over what the backward pass needs."""
+
+    @staticmethod
+    def of(tensor: Tensor) -> _Added:
+        return tensor.as_subclass(_Added)
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        plain = [one.as_subclass(Tensor) if isinstance(one, _Added) else one for one in args]
+        if func in (Tensor.__iadd__, Tensor.add_):
+            return plain[0] + plain[1]
+        return func(*plain, **(kwargs or {}))
 
 
 def _check_memory(model: comfy.model_base.BaseModel, x: Tensor) -> None:

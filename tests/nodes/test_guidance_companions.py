@@ -1,0 +1,99 @@
+"""Reward guidance beside what else stands in a graph: every schedule, EDM, a ControlNet with a LoRA and a mask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.cldm.cldm
+import comfy.controlnet
+import comfy.model_management
+import comfy.ops
+import comfy.samplers
+import comfy_extras.nodes_model_advanced as advanced
+import nodes as comfy_nodes
+import pytest
+import torch
+from torch import Tensor
+
+from feedback_loop.nodes.denoiser import process_of
+from feedback_loop.nodes.guidance import FeedbackRewardGuidance
+from feedback_loop.tests.nodes import tiny_models
+from feedback_loop.tests.nodes.test_jacobian import Warmth
+from feedback_loop.tests.nodes.test_traps import lora
+
+SIDES = [tiny_models.conditioning("sd15", seed) for seed in (1, 2)]
+
+
+def sampled(model: Any, scheduler: str = "normal", sides: Any = SIDES, steps: int = 6, **latent: Tensor) -> Tensor:
+    latents = {"samples": torch.zeros(1, 4, 8, 8)} | latent
+    return comfy_nodes.common_ksampler(model, 3, steps, 2.0, "euler", scheduler, *sides, latents)[0]["samples"]
+
+
+def guide(model: Any, **options: Any) -> Any:
+    return FeedbackRewardGuidance.execute(model, Warmth(), tiny_models.vae(), 1.0, **options).args[0]
+
+
+def warmth(latents: Tensor) -> Tensor:
+    return Warmth()(tiny_models.vae().decode(latents.clone()).movedim(-1, 1))
+
+
+@pytest.mark.parametrize("scheduler", comfy.samplers.SCHEDULER_NAMES)
+def test_every_stock_schedule_is_steered(scheduler, inference_mode):
+    model = tiny_models.sd15()
+    plain, steered = sampled(model, scheduler), sampled(guide(model), scheduler)
+    assert steered.isfinite().all() and warmth(steered) > warmth(plain)
+
+
+def test_an_edm_model_is_steered(inference_mode):
+    """Core's node turns the tiny model into one, with data of deviation .5. At sigma the variance of x0 given x is
+    V = .25 sigma^2 / (sigma^2 + .25), a step of strength .1 is .06 sqrt(V) long, and each goes
+    the reward's way."""
+    (model,) = advanced.ModelSamplingContinuousEDM().patch(tiny_models.sd15(), "edm", 80.0, 0.002)
+    assert process_of(model).kind == "edm"
+    seen: list[tuple[float, Tensor]] = []
+
+    def look(args: dict[str, Any]) -> Tensor:
+        seen.append((float(args["sigma"][0]), args["denoised"].clone()))
+        return args["denoised"]
+
+    model.set_model_sampler_post_cfg_function(look)
+    steered = FeedbackRewardGuidance.execute(model, Warmth(), tiny_models.vae(), 0.1).args[0]
+    steered.set_model_sampler_post_cfg_function(look)
+    sampled(steered, "karras")
+    moved = [(sigma, x, y) for (sigma, x), (_, y) in zip(seen[::2], seen[1::2], strict=True) if not torch.equal(x, y)]
+    assert len(moved) >= 2
+    for sigma, before, after in moved:
+        length = (after - before).square().mean().sqrt().item()
+        assert length == pytest.approx(0.06 * 0.5 * sigma / (sigma**2 + 0.25) ** 0.5, rel=1e-3)
+        assert warmth(model.model.process_latent_out(after)) > warmth(model.model.process_latent_out(before))
+
+
+def controlnet() -> comfy.controlnet.ControlNet:
+    """In small, and without the zeros that a new one ends in."""
+    network = comfy.cldm.cldm.ControlNet(
+        image_size=32, in_channels=4, model_channels=32, hint_channels=3, num_res_blocks=[1, 1], channel_mult=[1, 2],
+        transformer_depth=[1, 1], transformer_depth_middle=1, context_dim=32, num_heads=4,
+        use_spatial_transformer=True, legacy=False, dtype=torch.float32, operations=comfy.ops.manual_cast,
+    )  # fmt: skip
+    return comfy.controlnet.ControlNet(
+        tiny_models.randomise(network, 5), load_device=comfy.model_management.get_torch_device()
+    )
+
+
+@pytest.mark.parametrize("gradient", ["fast", "difference", "full"])
+def test_a_controlnet_a_lora_and_a_mask_in_one_graph_of_two_pictures(gradient, inference_mode):
+    """Each still does its part: the hint changes the pictures, so does the LoRA, what the mask keeps stays, and
+    guidance moves the rest its way."""
+    hint = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    sides = comfy_nodes.ControlNetApplyAdvanced().apply_controlnet(*SIDES, controlnet(), hint, 1.0, 0.0, 1.0)
+    original = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(8))
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[..., :32] = 1
+    latent = {"samples": original, "noise_mask": mask}
+    model = lora(tiny_models.sd15())
+    plain = sampled(model, sides=sides, steps=3, **latent)
+    for other in (sampled(model, steps=3, **latent), sampled(tiny_models.sd15(), sides=sides, steps=3, **latent)):
+        assert not torch.allclose(plain, other, atol=1e-3)
+    steered = sampled(guide(model, gradient=gradient), sides=sides, steps=3, **latent)
+    torch.testing.assert_close(steered[..., 4:], original[..., 4:], rtol=1e-4, atol=1e-4)
+    assert steered.isfinite().all() and (warmth(steered) > warmth(plain)).all()
