@@ -24,6 +24,7 @@ from .auto_train_inputs import LEAST, PEOPLE
 from .auto_train_versions import with_version
 from .examples import encode_prompts
 from .learning import measured
+from .live import unseen
 from .people import pixels_of
 from .prompt_lists import LIST, RATED, prompts_of
 from .sampling import rollout
@@ -169,10 +170,11 @@ def drawn(task: Task, index: Index) -> tuple[list[str], list[int], Tensor, Tenso
     conds = encode_prompts(task.clip, rows)
     how = (given["sampling_steps"], given["cfg"], given["sampler_name"], given["scheduler"])
     size = (given["width"], given["height"])
-    rival, candidate = (
-        rollout(model, [conds[row] for row in rows], conds[""], task.vae, seeds, *how, *size).images
-        for model in models(task, index)
-    )
+    with unseen():
+        rival, candidate = (
+            rollout(model, [conds[row] for row in rows], conds[""], task.vae, seeds, *how, *size).images
+            for model in models(task, index)
+        )
     return rows, seeds, rival, candidate
 
 

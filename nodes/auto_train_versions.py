@@ -42,7 +42,13 @@ def with_version(model: ModelPatcher, version: Version | None) -> ModelPatcher:
             f"{version.file}, which is version {version.number}, was changed since it was trained. Put the file back "
             "as it was, or choose another version in this node's list."
         )
-    return with_lora(model, comfy.utils.load_torch_file(path, safe_load=True))
+    try:
+        return with_lora(model, comfy.utils.load_torch_file(path, safe_load=True))
+    except LoraFileError as error:
+        raise LoraFileError(
+            f"{version.file}, which is version {version.number}, was trained on another kind of model. Connect that "
+            "one, or write another name into this node."
+        ) from error
 
 
 def to_json(feedback: Feedback) -> dict[str, Any]:

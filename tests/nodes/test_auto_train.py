@@ -18,6 +18,7 @@ from typing import Any
 import comfy.model_management
 import comfy.utils
 import folder_paths
+import latent_preview
 import numpy as np
 import pytest
 import torch
@@ -35,6 +36,7 @@ from feedback_loop.nodes.demo import load_demo_model
 from feedback_loop.nodes.examples import encode_prompts
 from feedback_loop.nodes.people import pixels_of
 from feedback_loop.nodes.sampling import rollout
+from feedback_loop.tests.nodes import tiny_models
 from feedback_loop.training import versions
 from feedback_loop.training.lora_files import LoraFileError
 from feedback_loop.training.versions import Index
@@ -330,7 +332,7 @@ class SecondIsBetter(Reward):
         return torch.full((len(images),), self.better if self.seen > 30 else 0.0)
 
 
-@pytest.mark.parametrize(("better", "outcome"), [(1.0, "promoted"), (0.0, "not promoted"), (-1.0, "not promoted")])
+@pytest.mark.parametrize(("better", "outcome"), [(1.0, "promoted"), (0.0, "not promoted")])
 def test_a_reward_decides_at_once_where_the_user_chose_so(
     kept: FeedbackStore, tmp_path: Path, better: float, outcome: str
 ) -> None:
@@ -356,6 +358,29 @@ def test_a_version_whose_file_is_gone_or_changed_is_told_and_another_one_helps(
         run(asked)
     versions.change(tmp_path / "auto_train" / "auto", partial(versions.use, number=0))
     assert not run(asked).args[0].patches
+
+
+def test_a_version_of_another_kind_of_model_is_told(asked: FeedbackStore, tmp_path: Path) -> None:
+    version = listed(tmp_path).version(1)
+    with torch.inference_mode(), pytest.raises(LoraFileError, match="another kind of model. Connect that one, or"):
+        with_version(tiny_models.sdxl(), version)
+
+
+def test_whoever_watches_the_run_sees_no_picture_that_is_to_be_judged_blindly(
+    kept: FeedbackStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With previews on, progress of the 30 pictures that each model draws is shown without one; that of training has
+    its curves."""
+    monkeypatch.setattr(latent_preview.args, "preview_method", latent_preview.LatentPreviewMethod.Latent2RGB)
+    rate(kept)
+    shown: dict[int, list[Any]] = {}
+
+    def hook(value: int, total: int, preview: Any = None, **rest: Any) -> None:
+        shown.setdefault(total, []).append(preview)
+
+    hooked(hook, lambda: run(kept))
+    assert shown[30] and not any(shown[30])
+    assert any(shown[3])  # the curves of the training's three steps
 
 
 def test_a_candidate_is_compared_anew_when_another_version_comes_into_use(asked: FeedbackStore, tmp_path: Path) -> None:
