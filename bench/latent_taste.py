@@ -10,6 +10,9 @@ a little noise on it, under an empty prompt.
 `pairs`: the share of pairs of fresh pictures that are put in the order of the scripted rater's true taste; median,
 lowest and highest over seeds, which draw other pictures and other stars. `score`, `slope`: milliseconds a picture, of
 one thread, from a latent to its reward and to the reward's gradient in the latent; fastest of three.
+
+With 200 rated pictures the decoded features put 74 % of pairs in order, those of the middle block 50 to 57 %. So there
+is no such reward in the pack: it would be cheaper and know next to nothing.
 """
 
 from __future__ import annotations
