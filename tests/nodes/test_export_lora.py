@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,38 @@ def test_the_names_are_those_of_diffusers_own_layers(kind: str) -> None:
     with trainable(model, rank=2, seed=0) as policy:
         ours = {names[path]: tuple(weights[f"{path}.weight"].shape) for path in policy.adapters.low_rank()}
     assert ours == theirs
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+def test_diffusers_reads_every_layer_of_the_exported_file(kind: str, loras: Path) -> None:
+    """By its own reading of kohya's files: each layer's added weight is what it is in ComfyUI.
+
+    But for SDXL's add_embedding, which kohya's scripts never train and whose two layers diffusers takes for one.
+    """
+    from diffusers import StableDiffusionPipeline
+
+    model = tiny_models.MODELS[kind]()
+    lora = trained(model)
+    exported = load_file(loras / FeedbackExportLora.execute(model, "a", lora=lora).args[0])
+    read, alphas = StableDiffusionPipeline.lora_state_dict(dict(exported))
+    read = {plain(key): value for key, value in read.items()}
+    alphas = {plain(key): value for key, value in alphas.items()}
+    paths = {"lora_unet_" + path.replace(".", "_"): path for path, _ in diffusers_unet(kind == "sdxl").named_modules()}
+    names = kohya_names(model)
+    parts = {f"unet.{paths[names[path]]}": part for path, part in lora_files.from_tensors(lora).items()}
+    parts = {path: part for path, part in parts.items() if "add_embedding" not in path}
+    for path, part in parts.items():
+        up, down = read[f"{path}.lora.up.weight"], read[f"{path}.lora.down.weight"]
+        added = (alphas[f"{path}.alpha"] / down.shape[0] * up.flatten(1) @ down.flatten(1)).reshape(part.added().shape)
+        assert torch.allclose(added, part.added(), atol=1e-6), path
+    assert len(parts) >= 119
+
+
+def plain(key: str) -> str:
+    """diffusers' older names of attention's layers as those of its modules."""
+    key = re.sub(r"\b(to_q|to_k|to_v|to_out)_lora\b", r"\1.lora", key.replace(".processor.", "."))
+    return re.sub(r"\.to_out\.(?!0)", ".to_out.0.", key.replace(".lora.down.weight.alpha", ".alpha"))
 
 
 def test_a_saved_file_is_exported_with_what_it_says_of_itself(loras: Path) -> None:
