@@ -31,6 +31,15 @@ def get(url: str) -> bytes:
         return answer.read()
 
 
+def answer_gates(url: str) -> None:
+    """Chooses the second picture wherever a run waits for a person."""
+    for gate in json.loads(get(f"{url}/feedback_loop/v1/gates"))["gates"]:
+        said = {"action": "choose", "images": gate["images"][1:2], "rater": "thumbnail"}
+        address = f"{url}/feedback_loop/v1/gates/{gate['key']}"
+        sent = urllib.request.Request(address, json.dumps(said).encode(), {"Content-Type": "application/json"})
+        urllib.request.urlopen(sent).close()
+
+
 def run(url: str, prompt: dict[str, Any]) -> dict[str, Any]:
     """Queues an API prompt and returns its outputs."""
     body = json.dumps({"prompt": prompt}).encode()
@@ -38,6 +47,7 @@ def run(url: str, prompt: dict[str, Any]) -> dict[str, Any]:
     with urllib.request.urlopen(request) as answer:
         prompt_id = json.load(answer)["prompt_id"]
     while prompt_id not in (history := json.loads(get(f"{url}/history/{prompt_id}"))):
+        answer_gates(url)
         time.sleep(0.5)
     entry = history[prompt_id]
     assert entry["status"]["status_str"] == "success", entry["status"]["messages"][-1]
@@ -165,7 +175,7 @@ def search(shown: Shown) -> Image.Image:
 
 
 def whole_loop(shown: Shown) -> Image.Image:
-    """What the gate asked about, and the one that went on; nobody is there to be asked, so that is the first."""
+    """What the gate asked about, and the one that went on."""
     (asked,) = shown.output("FeedbackGate")["feedback_gate"]
     listed = json.loads(get(f"{shown.url}/feedback_loop/v1/images?collection=my%20taste&limit=8"))["items"]
     files = [f"{shown.url}/feedback_loop/v1/images/{item['id']}/file" for item in listed]
