@@ -46,7 +46,9 @@ class _ByDense(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor, layer: DenseLinear) -> Tensor:  # noqa: A002
         ctx.layer = layer
-        return F.linear(input, layer.dense(input), None if layer.bias is None else layer.bias.to(input))
+        made = F.linear(input, layer.dense(input), None if layer.bias is None else layer.bias.to(input))
+        # Flux adds to what its layers give in place, which torch forbids for a view that a Function of ours made.
+        return made.clone() if made._is_view() else made
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
