@@ -32,7 +32,7 @@ class Attack:
     def send(self, target: Target) -> Any:
         body = self.body if isinstance(self.body, bytes) else json.dumps(self.body(target)).encode()
         path = self.path.replace("{image}", target.images[0]).replace("{judgement}", target.judgement)
-        path = path.replace("{key}", NO_GATE).replace("{id}", NO_ID)
+        path = path.replace("{key}", NO_GATE).replace("{id}", NO_ID).replace("{name}", "nobody")
         return target.send(self.method, f"{API}/{path}", body, dict(self.headers))
 
 

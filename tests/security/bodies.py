@@ -38,6 +38,8 @@ BODIES: dict[tuple[str, str], JSON] = {
     ("POST", "gates/{key}"): {"action": "choose", "images": [FIRST], "mask_of": FIRST, "comment": "c", "rater": "r"},
     ("POST", "watermarks/scan"): {},
     ("POST", "rounds/{id}/choice"): {"image_id": FIRST, "rater": "r"},
+    ("POST", "auto_train/{name}/use"): {"version": 1},
+    ("POST", "auto_train/{name}/drop"): {},
     ("POST", "prune"): {},
     ("POST", "backup"): {},
 }

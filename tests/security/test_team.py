@@ -53,7 +53,9 @@ class Team:
 
     def path(self, path: str, key: str = "") -> str:
         id_ = self.judgement if "judgements" in path else self.images[0]
-        return f"{API}/{path}".replace("{id}", id_).replace("{key}", key or str(self.gate.key))
+        return (
+            f"{API}/{path}".replace("{id}", id_).replace("{key}", key or str(self.gate.key)).replace("{name}", "nobody")
+        )
 
     def body(self, body: JSON, rater: str) -> JSON:
         filled = json.loads(json.dumps(body).replace(FIRST, self.images[0]).replace(SECOND, self.images[1]))
