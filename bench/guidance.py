@@ -4,8 +4,9 @@
 
 Needs ComfyUI (COMFYUI_PATH). Every row is run on the same prompts and starting noise. `watermarked` and `taste` are the
 independent judge's and the scripted rater's true taste, which no method sees; `evaluations` are of the denoiser,
-relative to the plain run; `time` is relative to the plain run of the same seed, one thread. What is finished is kept in
-the folder and not run again. Writes report.json, table.md and pareto.png there.
+relative to the plain run; `time` is relative to the plain run of the same seed: CPU seconds of one thread,
+which is the wall time of a machine with nothing else to do, and the same on a busy one. What is finished is kept in the
+folder and not run again. Writes report.json, table.md, dominated.md and pareto.png there.
 """
 
 from __future__ import annotations
@@ -56,10 +57,10 @@ def fitted_taste(bench: Bench) -> Reward:
 
 
 def run(bench: Bench, name: str, target: str) -> dict[str, Any]:
-    bench.rows, start, latents = 0, time.perf_counter(), []
+    bench.rows, start, latents = 0, time.process_time(), []
     for i in range(0, len(bench.prompts), BATCH):
         latents.append(METHODS[name](bench, target, bench.prompts[i : i + BATCH]).clone())
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     images = sampling.decode(bench.vae, torch.cat(latents)).clone()
     row = measure.judged(images, bench.prompts, bench.judge)
     return {
@@ -87,8 +88,9 @@ def main() -> None:
         measure_all(found, asked, kept)
     rows = guidance_report.medians(found)
     (asked.folder / "table.md").write_text(guidance_report.table(rows))
+    (asked.folder / "dominated.md").write_text(guidance_report.verdict(rows))
     guidance_report.plot(rows, asked.folder / "pareto.png")
-    print(guidance_report.table(rows))
+    print(guidance_report.table(rows), guidance_report.verdict(rows), sep="\n")
 
 
 def measure_all(found: dict[str, dict[str, Any]], asked: argparse.Namespace, kept: Path) -> None:

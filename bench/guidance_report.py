@@ -45,6 +45,41 @@ def _cell(middle: float, low: float, high: float) -> str:
     return "plain is not run yet" if math.isnan(middle) else f"{middle:.3g} ({low:.3g} .. {high:.3g})"
 
 
+BETTER = {"watermarked": -1, "taste": 1, "attributes": 1, "diversity": 1, "evaluations": -1, "time": -1}
+"""Which way of each measure is good."""
+
+
+def dominated(rows: dict[str, dict[str, list[float]]]) -> list[tuple[str, str]]:
+    """(ours, another way) of the same target, where the other reaches more and is in nothing worse.
+
+    More: beyond both ranges over the seeds. Nothing worse: no cost and no side effect is worse beyond the ranges.
+    """
+    found = []
+    for name, own in rows.items():
+        target, way = name.split("|")
+        aim = "watermarked" if target == "watermark" else "taste"
+        for other_name, other in rows.items():
+            other_target, other_way = other_name.split("|")
+            if not way.startswith("ours") or other_target != target or other_way.startswith("ours"):
+                continue
+            rest = [k for k in ("attributes", "diversity", "evaluations", "time") if not math.isnan(own[k][0])]
+            if _beyond(other, own, aim) and not any(_beyond(own, other, k) for k in rest):
+                found.append((name, other_name))
+    return found
+
+
+def _beyond(one: dict[str, list[float]], other: dict[str, list[float]], measure_name: str) -> bool:
+    """Whether all seeds of `one` are better than all seeds of `other`."""
+    (_, low, high), (_, other_low, other_high) = one[measure_name], other[measure_name]
+    return low > other_high if BETTER[measure_name] > 0 else high < other_low
+
+
+def verdict(rows: dict[str, dict[str, list[float]]]) -> str:
+    """What `dominated` found, in Markdown."""
+    lines = [f"- {ours} is dominated by {other.split('|')[1]}" for ours, other in dominated(rows)]
+    return "\n".join(lines or ["None of ours is dominated by a way that is not ours."]) + "\n"
+
+
 PANEL, EDGE = (620, 420), 60
 FIGURES = (("watermark", "watermarked"), ("taste", "taste"))
 

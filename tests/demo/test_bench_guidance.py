@@ -51,3 +51,17 @@ def test_each_seed_is_compared_with_its_own_plain_run(report: ModuleType) -> Non
 def test_a_report_of_before_with_times_of_its_own_is_read_anew(report: ModuleType) -> None:
     found = {"watermark|ours|0": row(12.0) | {"time": 1.0}, "watermark|plain|0": row(8.0) | {"time": 1.0}}
     assert report.medians(found)["watermark|ours"]["time"][0] == 1.5
+
+
+def test_ours_is_dominated_by_what_reaches_more_and_is_in_nothing_worse(report: ModuleType) -> None:
+    """A lower watermark rate at the same cost dominates; not where the ranges meet, nor where attributes are paid."""
+    ours, better = row(10.0), row(10.0) | {"watermarked": 0.2}
+    cases = {"more": better, "paid": better | {"attributes": 0.1}, "slower": better | {"seconds": 30.0}}
+    for name, other in cases.items():
+        found = {f"watermark|{w}|0": values for w, values in {"plain": row(8.0), "ours": ours, name: other}.items()}
+        expected = [("watermark|ours", "watermark|more")] if name == "more" else []
+        assert report.dominated(report.medians(found)) == expected, name
+    found |= {"watermark|ours|1": row(10.0) | {"watermarked": 0.1}, "watermark|more|0": better}
+    found |= {"watermark|plain|1": row(8.0)}
+    assert report.dominated(report.medians(found)) == []
+    assert "None of ours" in report.verdict(report.medians(found))
