@@ -26,18 +26,18 @@ again.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from refine_demo import ROOT, Demo, kept, mean, prompts, report, share
+from refine_demo import ROOT, Demo, Report, kept, mean, prompts, share
 from refine_regions import regions, rounds
 
 from feedback_loop import start
@@ -70,8 +70,9 @@ REFERENCES = (("light", "bright"), ("texture", "busy"), ("size", "large"), ("col
 # Words
 
 
-def words(demo: Demo, count: int) -> dict[str, Any]:
-    return {wish.comment: one_wish(demo, wish, count, place) for place, wish in enumerate(WISHES)}
+def words(demo: Demo, report: Report) -> None:
+    for place, wish in enumerate(WISHES):
+        report.row("words", wish.comment, partial(one_wish, demo, wish, report.pictures, place))
 
 
 def one_wish(demo: Demo, wish: Wish, count: int, seed: int) -> dict[str, Any]:
@@ -87,9 +88,7 @@ def one_wish(demo: Demo, wish: Wish, count: int, seed: int) -> dict[str, Any]:
         ]
     after = demo.look(demo.make([one[0] for one in said], said[0][1], seeds))
     right = moved_right(wish, plain, after)
-    return report(
-        {"right": share(right), "kept": mean(kept(asked, plain, after, wish.attribute)), "n": len(right)}, wish
-    )
+    return {"right": share(right), "kept": mean(kept(asked, plain, after, wish.attribute)), "n": len(right)}
 
 
 def moved_right(wish: Wish, plain: judging.Truth, after: judging.Truth) -> np.ndarray:
@@ -105,8 +104,10 @@ def moved_right(wish: Wish, plain: judging.Truth, after: judging.Truth) -> np.nd
 # References
 
 
-def references(demo: Demo, count: int) -> dict[str, Any]:
-    return {f"{a}: {w}": report(one_reference(demo, a, w, count), w) for a, w in REFERENCES}
+def references(demo: Demo, report: Report) -> None:
+    for attribute, word in REFERENCES:
+        name = f"{attribute}: {word}"
+        report.row("references", name, partial(one_reference, demo, attribute, word, report.pictures))
 
 
 def one_reference(demo: Demo, attribute: str, word: str, count: int) -> dict[str, Any]:
@@ -142,7 +143,7 @@ def examples(demo: Demo, attribute: str, word: str) -> tuple[torch.Tensor, torch
     return images[has][:4].movedim(1, -1), images[~has][:4].movedim(1, -1)
 
 
-PARTS: dict[str, Callable[[Demo, int], dict[str, Any]]] = {
+PARTS: dict[str, Callable[[Demo, Report], None]] = {
     "words": words,
     "regions": regions,
     "references": references,
@@ -156,6 +157,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=200)
     parser.add_argument("--report", type=Path)
     asked = parser.parse_args()
+    report = Report(asked.report, asked.pictures)
     comfyui = start.find_comfyui(ROOT)
     if comfyui is None:
         parser.error("no ComfyUI found: set COMFYUI_PATH")
@@ -166,10 +168,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as base:
         comfy.cli_args.args.cpu, comfy.cli_args.args.base_directory = True, base
         demo = Demo()
-        results = {part: PARTS[part](demo, asked.pictures) for part in asked.parts}
-    if asked.report is not None:
-        before = json.loads(asked.report.read_text()) if asked.report.exists() else {}
-        asked.report.write_text(json.dumps(before | results, indent=1) + "\n")
+        for part in asked.parts:
+            PARTS[part](demo, report)
 
 
 if __name__ == "__main__":

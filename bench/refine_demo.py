@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,19 @@ def kept(asked: Sequence[Prompt], plain: judging.Truth, after: judging.Truth, bu
     return np.array(shares)
 
 
-def report(row: dict[str, Any], what: Any) -> dict[str, Any]:
-    print(f"{what}: {row}", flush=True)
-    return row
+class Report:
+    """The rows of a run: {part: {row: figures}}. In a file, a run that was cut goes on after its last whole row."""
+
+    def __init__(self, path: Path | None, pictures: int) -> None:
+        self.path, self.pictures = path, pictures
+        self.parts: dict[str, Any] = json.loads(path.read_text()) if path is not None and path.exists() else {}
+        if self.parts.setdefault("pictures", pictures) != pictures:
+            raise SystemExit(f"{path} is of {self.parts['pictures']} pictures, not {pictures}: name another file.")
+
+    def row(self, part: str, name: str, measure: Callable[[], dict[str, Any]]) -> None:
+        rows = self.parts.setdefault(part, {})
+        if name not in rows:
+            rows[name] = measure()
+            if self.path is not None:
+                self.path.write_text(json.dumps(self.parts, indent=1) + "\n")
+        print(f"{part}, {name}: {rows[name]}", flush=True)

@@ -8,19 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from refine_demo import CANDIDATES, CFG, SAMPLER, SCHEDULER, STEPS, Demo, report, share
+from refine_demo import CANDIDATES, CFG, SAMPLER, SCHEDULER, STEPS, Demo, Report, share
 
 from feedback_loop.demo import judge as judging
 from feedback_loop.demo import world
 
 
-def regions(demo: Demo, count: int) -> dict[str, Any]:
-    half = count // 2
-    results = {
-        "watermark": refined(demo, [watermarked(i) for i in range(half)], "no watermark"),
-        "wrong object": refined(demo, [wrong_object(i) for i in range(count - half)], ""),
-    }
-    return {name: report(row, name) for name, row in results.items()}
+def regions(demo: Demo, report: Report) -> None:
+    half = report.pictures // 2
+    report.row("regions", "watermark", lambda: refined(demo, [watermarked(i) for i in range(half)], "no watermark"))
+    report.row("regions", "wrong object", lambda: refined(demo, [wrong_object(i) for i in range(half)], ""))
 
 
 @dataclass(frozen=True)
@@ -130,13 +127,17 @@ def seam_shows(images: torch.Tensor, marks: Sequence[Marked]) -> float:
 # Rounds
 
 
-def rounds(demo: Demo, count: int) -> dict[str, Any]:
+def rounds(demo: Demo, report: Report) -> None:
+    report.row("rounds", "ten in a row", lambda: ten_rounds(demo, max(1, min(report.pictures, 10))))
+
+
+def ten_rounds(demo: Demo, pictures: int) -> dict[str, Any]:
     from feedback_loop.feedback import media, refinements
     from feedback_loop.nodes import compat
     from feedback_loop.nodes.recording import pictures_of
 
     equal, last = [], []
-    for number in range(max(1, min(count, 10))):
+    for number in range(pictures):
         one = watermarked(1000 + number)
         image = one.picture
         for round_ in range(10):
@@ -151,9 +152,7 @@ def rounds(demo: Demo, count: int) -> dict[str, Any]:
     compat._open_store.cache_clear()  # as a restart of the server does
     again = compat.store()
     families = [again.ask(lambda c, id_=id_: refinements.family(c, id_)) for id_ in last]
-    return report(
-        {"bit-equal outside": share(np.array(equal)), "rounds of each": [len(f.rounds) for f in families]}, "ten"
-    )
+    return {"bit-equal outside": share(np.array(equal)), "rounds of each": [len(f.rounds) for f in families]}
 
 
 def found(kept_: Any, pixel_hash: str) -> list[str]:
