@@ -15,6 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from feedback_loop.feedback.rewards.colour import ColourReward
+from feedback_loop.nodes.demo import load_demo_model
 from feedback_loop.nodes.denoiser import process_of
 from feedback_loop.nodes.guidance import FeedbackRewardGuidance
 from feedback_loop.tests.nodes import tiny_models
@@ -97,3 +99,21 @@ def test_a_controlnet_a_lora_and_a_mask_in_one_graph_of_two_pictures(gradient, i
     steered = sampled(guide(model, gradient=gradient), sides=sides, steps=3, **latent)
     torch.testing.assert_close(steered[..., 4:], original[..., 4:], rtol=1e-4, atol=1e-4)
     assert steered.isfinite().all() and (warmth(steered) > warmth(plain)).all()
+
+
+def test_two_guidances_with_masks_of_their_own_steer_each_its_half(inference_mode):
+    """On the demo model: brighter on the left, darker on the right, in one run of two pictures."""
+    model, clip, vae, _ = load_demo_model()
+    cond = clip.encode_from_tokens_scheduled(clip.tokenize("a red circle"))
+    left = torch.zeros(1, 64, 64)
+    left[..., :32] = 1
+
+    def light(model: Any) -> Tensor:
+        """(2 pictures, left and right): the mean over the half."""
+        latents = sampled(model, "sgm_uniform", (cond, cond), 12, samples=torch.zeros(2, 4, 8, 8))
+        return vae.decode(latents).mean(dim=(1, 3)).unflatten(1, (2, 32)).mean(-1)
+
+    half = FeedbackRewardGuidance.execute(model, ColourReward("brightness"), vae, 1.0, mask=left).args[0]
+    both = FeedbackRewardGuidance.execute(half, ColourReward("brightness", -1), vae, 1.0, mask=1 - left).args[0]
+    change = light(both) - light(model)
+    assert (change[:, 0] > 0.05).all() and (change[:, 1] < -0.05).all()
