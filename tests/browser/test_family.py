@@ -90,3 +90,45 @@ def test_the_sidebars_list_opens_a_family_by_its_key(sidebar: Sidebar, three: li
     expect(dialog.get_by_text("Nothing was refined from this picture yet.")).to_be_visible()
     sidebar.page.keyboard.press("Escape")
     expect(dialog).to_have_count(0)
+
+
+COMMENTS = """() => Object.fromEntries(app.graph.nodes.filter((node) => node.comfyClass.startsWith('Feedback')).map((node) => [
+    node.comfyClass, ['comment', 'earlier'].map((name) => node.widgets.find((one) => one.name === name)?.value)]))"""
+
+
+def test_what_was_said_of_a_picture_becomes_the_next_rounds_comment(sidebar: Sidebar, family) -> None:
+    """By the key and by the button; what stood in the node is an earlier comment from then on. A comment that comes
+    through a link is left alone."""
+    ids, _ = family
+    server, page = sidebar.comfy_page.server, sidebar.page
+    conditioning = {"strength": 1.0, "mode": "everywhere", "earlier": "red", "comment": "less clutter"}
+    places = {"labels": "", "points": "circle", "radius": 10.0, "grow": 0, "feather": 0.0, "collection": ""}
+    sidebar.comfy_page.load_prompt({
+        "1": {"class_type": "FeedbackTextConditioning", "inputs": conditioning},
+        "2": {"class_type": "FeedbackRegionMask", "inputs": places},
+        "3": {"class_type": "FeedbackRefineRegion", "inputs": {"comment": ["2", 1]}},
+    })  # fmt: skip
+    page.wait_for_function("() => app.graph.nodes.length === 3")
+    dialog = opened(sidebar, ids[3])
+    page.keyboard.press("c")
+    expect(dialog.get_by_role("status")).to_contain_text("Nothing was written about this picture yet")
+    said = "<i>brighter</i>, no text"
+    server.post(f"{API}/comments", {"image_id": ids[3], "text": "larger", "rater": "me"})
+    server.post(f"{API}/comments", {"image_id": ids[3], "text": said, "rater": "me"})
+    server.post(f"{API}/comments", {"image_id": ids[3], "text": "somebody else's", "rater": "ann"})
+    page.keyboard.press("c")
+    expect(dialog.get_by_role("status")).to_have_text(f"“{said}” is now the comment of: Say what to change")
+    assert page.evaluate(COMMENTS)["FeedbackTextConditioning"] == [said, "red\nless clutter"]
+    place = {"shape": "point", "geometry": [[0.5, 0.5]], "label": "artifact", "rater": "me", "comment": "a star"}
+    server.post(f"{API}/regions", {"image_id": ids[4], **place})
+    page.keyboard.press("ArrowDown")
+    dialog.get_by_role("button", name="Carry its comment on").click()
+    expect(dialog.get_by_role("status")).to_contain_text("“a star”")
+    found = page.evaluate(COMMENTS)
+    assert found["FeedbackTextConditioning"] == ["a star", f"red\nless clutter\n{said}"]
+    assert found["FeedbackRefineRegion"][0] == ""
+    sidebar.comfy_page.load_prompt({"1": {"class_type": "EmptyImage", "inputs": {}}})
+    page.wait_for_function("() => app.graph.nodes.length === 1")
+    dialog.get_by_role("button", name="Carry its comment on").click()
+    expect(dialog.get_by_role("status")).to_contain_text("No node of the open graph takes a comment")
+    assert sidebar.comfy_page.errors == []

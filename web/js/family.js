@@ -1,6 +1,7 @@
 // A picture's family: what it came from, what was said each time, what came out, and which one was taken. Every picture in
 // it can be opened, taken as the good one of its round, or put into the graph to go on from there.
 import { element, plural } from "./dom.js";
+import { commentOn, sayInGraph } from "./family_comment.js";
 import { answerOf, BASE, thumbnailUrl, write } from "./feedback_api.js";
 import { keepNativeKeys } from "./keys.js";
 import { complain, currentRater } from "./settings.js";
@@ -11,7 +12,10 @@ const stylesheet = new URL("./family.css", import.meta.url).href;
 document.head.append(element("link", { rel: "stylesheet", href: stylesheet }));
 
 const HOW = { said: "chosen", "went on": "gone on with", best: "best by its reward" };
-const HINT = "Arrows walk · Enter takes the picture as the good one of its round · g puts it into the graph · Escape closes";
+const HINT =
+  "Arrows walk · Enter takes the picture as the good one of its round · g puts it into the graph · " +
+  "c carries its comment to the next round · Escape closes";
+const CARRY = "Write what was said of the chosen picture into the comment of the graph's nodes, for the next round (c)";
 
 export const fetchFamily = async (id) => answerOf(await send(`${BASE}/images/${encodeURIComponent(id)}/family`));
 
@@ -38,10 +42,12 @@ class FamilyView {
     this.tree = element("div", { className: "fl-family-tree", role: "tree", "aria-label": "Rounds of this picture" });
     this.status = element("span", { className: "fl-full-status", role: "status" });
     const close = { className: "fl-button fl-close", type: "button", text: "Close", title: "Close (Escape)" };
+    const carry = { className: "fl-button", type: "button", text: "Carry its comment on", title: CARRY };
     const head = element(
       "div",
       { className: "fl-bar" },
       element("h2", { className: "fl-gate-heading", text: "Rounds" }),
+      element("button", { ...carry, on: { click: () => this.#carry(this.#current) } }),
       element("button", { ...close, on: { click: () => this.element.close() } }),
     );
     const hint = element("p", { className: "fl-hint", text: HINT }, this.status);
@@ -88,6 +94,11 @@ class FamilyView {
     return [...this.tree.querySelectorAll(".fl-family-picture")];
   }
 
+  /** The picture that the keys are about, also while a button has the focus. */
+  get #current() {
+    return this.#nodes.find((one) => one.tabIndex === 0) ?? this.#nodes[0];
+  }
+
   focus(id) {
     const node = this.#nodes.find((one) => one.dataset.imageId === id) ?? this.#nodes[0];
     for (const one of this.#nodes) one.tabIndex = one === node ? 0 : -1;
@@ -112,6 +123,23 @@ class FamilyView {
     }
   }
 
+  async #carry(node) {
+    try {
+      const text = await commentOn(node.dataset.imageId);
+      if (!text) {
+        this.status.textContent = "Nothing was written about this picture yet: open it large and press t";
+        return;
+      }
+      const nodes = sayInGraph(text);
+      const where = nodes.map(({ title }) => title).join(", ");
+      this.status.textContent = nodes.length
+        ? `“${text}” is now the comment of: ${where}`
+        : "No node of the open graph takes a comment: add Say what to change, or Refine marked places";
+    } catch (error) {
+      complain("The comment could not be carried on", error);
+    }
+  }
+
   #key(event) {
     const node = event.target.closest?.(".fl-family-picture");
     const moves = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1 };
@@ -119,6 +147,7 @@ class FamilyView {
     else if (node && event.key in moves) this.#walk(moves[event.key]);
     else if (node && event.key === "Enter") this.#take(node);
     else if (node && event.key === "g") useInGraph(node.dataset.imageId).then(() => this.element.close(), (error) => complain("The picture could not be used", error));
+    else if (node && event.key === "c" && !(event.ctrlKey || event.metaKey)) this.#carry(node);
     else return keepNativeKeys(event);
     event.preventDefault();
     event.stopPropagation();
