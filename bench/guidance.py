@@ -14,25 +14,21 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import all_on_cpu  # (before ComfyUI)
 import guidance_report
-import numpy as np
+import taste
 import torch
-from guidance_ways import BATCH, METHODS, STEPS, Bench, sampled
+from guidance_ways import BATCH, METHODS, STEPS, Bench
 
 from feedback_loop.demo import judge as judging
-from feedback_loop.demo import loop, measure, rater
-from feedback_loop.feedback.records import Generation, RatedImage
+from feedback_loop.demo import loop, measure
 from feedback_loop.feedback.rewards.base import Reward
 from feedback_loop.feedback.rewards.watermark import WatermarkPenalty
-from feedback_loop.nodes import demo, learning, sampling
+from feedback_loop.nodes import demo, sampling
 from feedback_loop.nodes.encoder import encoder_from
-from feedback_loop.training.judgements import judgements
-from feedback_loop.training.taste import fit_taste
 
 RATED = 200
 TARGETS = ("watermark", "taste")
@@ -40,20 +36,8 @@ TARGETS = ("watermark", "taste")
 
 def fitted_taste(bench: Bench) -> Reward:
     """A taste from RATED scripted stars on plain pictures of other prompts, as the demo learns it."""
-    prompts = loop.prompts(RATED, seed=1)
-    latents = torch.cat([sampled(bench, prompts[i : i + BATCH], bench.model) for i in range(0, RATED, BATCH)])
-    images = sampling.decode(bench.vae, latents).clone()
-    truth, rng = judging.look(bench.judge, images), np.random.default_rng(2026)
-    stars = rater.stars(rater.utility(truth, [p.words for p in prompts]), rng)
-    encoder, now = encoder_from(bench.vision), datetime.now(timezone.utc)
-    pixels = (images.permute(0, 2, 3, 1) * 255).byte().numpy()
-    vectors = dict(zip(map(str, range(RATED)), learning.features(encoder, pixels), strict=True))
-    rated = [
-        RatedImage(str(i), str(i), p.text, (s - 1) / 4, float(s), (1.0, 5.0), "scripted", "overall", now, Generation())
-        for i, (p, s) in enumerate(zip(prompts, stars, strict=True))
-    ]
-    with torch.inference_mode(False):
-        return fit_taste(judgements(rated, [], vectors), encoder, None, 1.0, lambda done: None)[0]
+    encoder = encoder_from(bench.vision)
+    return taste.fitted(encoder, taste.made(bench, encoder, loop.prompts(RATED, seed=1), per_prompt=1), seed=2026)
 
 
 def run(bench: Bench, name: str, target: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from .compat import REWARD, io, ui
 from .evaluating import Drawn, Evaluation, aligning, clusters_of, evaluated, eye_of, pairs_of, split_prompts
 from .evaluation_page import page_of, picture_of, save_page, side_by_side
-from .evaluation_votes import asked, collection_of, once, people_input, votes_so_far
+from .evaluation_votes import asked, collection_of, once, people_input, votes_so_far, voting
 from .evaluation_words import figures, report_of
 from .examples import encode_prompts
 from .inputs import sampling_inputs, seed_input
@@ -164,7 +164,8 @@ def shown(cls: type[io.ComfyNode], found: Evaluation, report: str, report_name: 
     told = report
     if report_name.strip():
         told += f"\nReport: {save_page(report_name.strip(), page_of(found, report))} in the output folder."
-    preview = ui.PreviewImage(pairs, cls=cls).as_dict() | {"text": (told,)}
+    # Who votes should not see in passing whose picture is whose: until the votes are in, the node shows the plot.
+    preview = ui.PreviewImage(plot if voting(found.votes) else pairs, cls=cls).as_dict() | {"text": (told,)}
     return io.NodeOutput(
         pairs, plot, told, result.win_rate.value, result.gain.value, figures(found), image, found.alarm, ui=preview,
     )  # fmt: skip

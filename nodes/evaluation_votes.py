@@ -74,6 +74,11 @@ def asked(drawn: Drawn, people: dict[str, Any] | None) -> Tally | None:
     return kept.ask(lambda connection: blind.tally(connection, name))
 
 
+def voting(votes: Tally | None) -> bool:
+    """Whether people still have pairs to answer."""
+    return votes is not None and votes.answered < votes.pairs
+
+
 def _pixels(images: Tensor) -> Any:
     return (images.movedim(1, -1).clamp(0, 1) * 255).round().byte().cpu().numpy()
 

@@ -171,6 +171,7 @@ def test_people_are_asked_blind_and_a_later_run_counts_their_votes_without_drawi
     asked |= {"judge": ColourReward("brightness")}
     first = run(models, **asked)
     assert f"4 of 4 blind pairs wait for an answer: choose the collection '{collection}'" in first["report"]
+    assert shown_size(first) == (first["plot"].shape[2], first["plot"].shape[1])
     before = evaluate.FeedbackEvaluate.fingerprint_inputs(**asked)
     pixels = pixels_of_b()
     for number in range(4):
@@ -183,6 +184,7 @@ def test_people_are_asked_blind_and_a_later_run_counts_their_votes_without_drawi
     second = run(models, **asked)
     assert "In 4 blind votes of 1 person, B wins 75%" in second["report"] and "wait" not in second["report"]
     assert second["numbers"]["people"]["win_rate"]["value"] == 0.75
+    assert shown_size(second) == (second["grid"].shape[2], second["grid"].shape[1]) != shown_size(first)
     assert len(drawn) == 2
     run(models, steps=3, **asked)
     assert len(drawn) == 4
@@ -213,6 +215,12 @@ def test_in_a_real_comfyui_votes_over_http_are_counted_when_the_same_graph_runs_
 def lightness(server: ComfyServer, image_id: str) -> float:
     with urllib.request.urlopen(f"{server.url}{API}/images/{image_id}/file") as answer:
         return float(np.asarray(Image.open(io.BytesIO(answer.read())).convert("L")).mean())
+
+
+def shown_size(out: dict[str, Any]) -> tuple[int, int]:
+    """Of what the node shows: the plot while people vote, whose pictures they are afterwards."""
+    (shown,) = out["ui"]["images"]
+    return Image.open(Path(folder_paths.get_temp_directory()) / shown["subfolder"] / shown["filename"]).size
 
 
 def pixels_of_b() -> set[tuple[int, ...]]:
