@@ -29,6 +29,10 @@ _DEGREES = re.compile(
     r"^(?:(?:(?:a\s+)?(?:bit|little|lot|touch)|much|slightly|somewhat|rather|really|very|even|more|of)\s+)+",
     re.IGNORECASE,
 )
+_CLOSERS = re.compile(
+    r"(?:^|\s+)(?:please|pls|thanks|thank you|thx|instead|now|this time|next time|if possible|if you can)\s*$",
+    re.IGNORECASE,
+)
 _UNWANTED = re.compile(
     rf"^(?:{_NEGATION}|too)\s+(?:(?:so|too|as|any|the|a|an|much|many|of|show|draw|want|have|use)\s+)*",
     re.IGNORECASE,
@@ -69,7 +73,7 @@ def _wish(part: str) -> Wish | None:
             text = lacking["what"] or lacking["how"]
         elif (unwanted := _UNWANTED.match(text)) is not None:
             text, wanted = text[unwanted.end() :], not wanted
-        text = _DEGREES.sub("", _OPENERS.sub("", text))
+        text = _CLOSERS.sub("", _DEGREES.sub("", _OPENERS.sub("", text)))
     text, turned = _noun_last(text)
     words = [_COMPARED.get(word.lower(), word) for word in text.split()]
     if not words or re.fullmatch(rf"{_NEGATION}|too|more|not", " ".join(words), re.IGNORECASE):

@@ -34,6 +34,8 @@ from feedback_loop.guidance.text import (
         ("not so dark", [], ["dark"]),
         ("I would like two blue stars on the left", ["two blue stars on the left"], []),
         ("please make it a bit larger", ["large"], []),
+        ("plain background please", ["plain background"], []),
+        ("No text this time, please. A star instead, thank you!", ["star"], ["text"]),
         ("red and blue stars", ["red and blue stars"], []),
         ("a cat wearing a hat", ["cat wearing a hat"], []),
         ("fewer people. warmer light; 0.5 of the size", ["warm light", "0.5 of the size"], ["people"]),
