@@ -92,8 +92,11 @@ def test_the_sidebars_list_opens_a_family_by_its_key(sidebar: Sidebar, three: li
     expect(dialog).to_have_count(0)
 
 
-COMMENTS = """() => Object.fromEntries(app.graph.nodes.filter((node) => node.comfyClass.startsWith('Feedback')).map((node) => [
-    node.comfyClass, ['comment', 'earlier'].map((name) => node.widgets.find((one) => one.name === name)?.value)]))"""
+COMMENTS = """() => {
+    const value = (node, name) => node.widgets.find((one) => one.name === name)?.value;
+    const ours = app.graph.nodes.filter((node) => node.comfyClass.startsWith('Feedback'));
+    return Object.fromEntries(ours.map((node) => [node.comfyClass, [value(node, 'comment'), value(node, 'earlier')]]));
+}"""
 
 
 def test_what_was_said_of_a_picture_becomes_the_next_rounds_comment(sidebar: Sidebar, family) -> None:
