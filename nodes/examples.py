@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,9 +12,9 @@ from torch import Tensor
 
 from ..feedback.records import ComparedImages, Feedback, RatedImage
 from ..feedback.rewards.base import Reward
-from ..training.labels import Preference, pairs_to_train_on, utilities
-from ..training.objectives import Objective
-from ..training.sources import Example, NoPreferenceError, standardise
+from ..training.labels import Preference
+from ..training.pictures import Pictures
+from ..training.sources import NoPreferenceError
 from .denoiser import WrongConnectionError, gradients
 from .learning import measured
 from .sampling import Conditioning, rollout
@@ -24,35 +23,6 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
     from ..feedback.store import FeedbackStore
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """images: one (H, W, 3) in 0..1 for each prompt and score; scores of one source, on one scale.
-
-    scores: nan for a picture that was only compared. preferences: what comparisons say, by the pictures' places.
-    """
-
-    images: Sequence[Tensor]
-    prompts: Sequence[str]
-    scores: Sequence[float]
-    preferences: Sequence[Preference] = ()
-
-    def size(self) -> tuple[int, int]:
-        """(width, height) that most of the pictures have, in whole latents of 8 pixels."""
-        (height, width), _ = Counter(tuple(image.shape[:2]) for image in self.images).most_common(1)[0]
-        return width // 8 * 8, height // 8 * 8
-
-    def utilities(self) -> Tensor:
-        """(N,) how good each picture is, in standard deviations. Raises NoPreferenceError where nothing says so."""
-        scores = torch.tensor(list(self.scores), dtype=torch.float64)
-        rated = ~scores.isnan()
-        z = torch.zeros(len(scores))
-        if not self.preferences or (rated.sum() >= 2 and scores[rated].std() > 1e-6):
-            prompts = [prompt for prompt, known in zip(self.prompts, rated.tolist(), strict=True) if known]
-            z[rated] = standardise(scores[rated], prompts)
-        u = utilities(z, self.preferences)
-        return u / u.std(correction=0).clamp_min(1e-6) if not z.any() else u
 
 
 @dataclass(frozen=True)
@@ -159,29 +129,3 @@ def encode(vae: Any, images: Tensor) -> Tensor:
     if vae.latent_dim == 2:
         return vae.encode(images)
     return torch.cat([vae.encode(image[None]) for image in images])
-
-
-def examples(
-    pictures: Sequence[Pictures], latents: Sequence[Tensor], objective: Objective
-) -> list[Example | tuple[Example, ...]]:
-    """Examples, or pairs of them, with the objective's labels; each source of scores is standardised by itself."""
-    u = torch.cat([source.utilities() for source in pictures])
-    prompts = [prompt for source in pictures for prompt in source.prompts]
-    if objective.pictures == 1:
-        return [Example(*row) for row in zip(latents, prompts, objective.labels(u).tolist(), strict=True)]
-    kinds = [(prompt, tuple(latent.shape)) for prompt, latent in zip(prompts, latents, strict=True)]
-    pairs = pairs_to_train_on(u, kinds, _joined(pictures))
-
-    def example(place: int, label: float) -> Example:
-        return Example(latents[place], prompts[place], label)
-
-    return [(example(pair.chosen, pair.gap), example(pair.rejected, -pair.gap)) for pair in pairs]
-
-
-def _joined(pictures: Sequence[Pictures]) -> list[Preference]:
-    """The preferences of all sources, whose pictures stand one behind the other."""
-    start, found = 0, []
-    for source in pictures:
-        found += [Preference(p.chosen + start, p.rejected + start, p.weight) for p in source.preferences]
-        start += len(source.images)
-    return found

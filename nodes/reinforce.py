@@ -15,12 +15,13 @@ from ..feedback.rewards.base import Reward
 from ..training import lora_files
 from ..training.loop import EndOfRun, Plan
 from ..training.objectives import Nft, Objective
+from ..training.pictures import Pictures
 from ..training.policy_gradient import Awm, Draft, Ppo
 from ..training.sources import Example, ForwardSource
 from ..training.validation import RatingFit
 from .compat import io, store, ui
 from .decoder import check_vae
-from .examples import Pictures, encode_pictures, encode_prompts, rated_pictures
+from .examples import encode_pictures, encode_prompts, rated_pictures
 from .existing_lora import NONE, existing_lora
 from .gradient_check import check_gradients
 from .learning import measured, prepared

@@ -16,11 +16,12 @@ from ..training.following import Checks, History
 from ..training.loop import Plan, Step
 from ..training.low_rank import Part
 from ..training.objectives import Objective
+from ..training.pictures import Pictures, examples
 from ..training.sources import Example, ForwardSource, Group
 from ..training.validation import Validation, split
 from .compat import FEEDBACK, io, store, ui
 from .decoder import check_vae
-from .examples import Pictures, encode_pictures, encode_prompts, examples, rated_pictures, scored_pictures
+from .examples import encode_pictures, encode_prompts, rated_pictures, scored_pictures
 from .existing_lora import NONE, existing_lora
 from .gradient_check import check_gradients
 from .live import Live, Samples

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from . import stopping
-from .loop import Plan, Policy, SavePoint, Source, Step, train
+from .loop import Gradients, Plan, Policy, SavePoint, Source, Step, gradients, train
 from .objectives import Objective
 from .progress import Progress
 from .runs import Run, load
@@ -56,7 +56,14 @@ def fingerprint(settings: Mapping[str, object]) -> str:
 
 
 class Follower:
-    """What happens between two steps. `show` is told each step and may raise to end the run: ComfyUI's interrupt."""
+    """What happens between two steps. `show` is told each step and may raise to end the run: ComfyUI's interrupt.
+
+    Where several processes share a run, `compute` is how they share a batch, and `agreed` makes one answer of theirs,
+    so that all save, or end, after the same step.
+    """
+
+    compute: Gradients = staticmethod(gradients)
+    agreed: Callable[[bool], bool] = staticmethod(lambda mine: mine)
 
     def __init__(
         self,
@@ -89,7 +96,7 @@ class Follower:
         """Trains to the end. Whatever ends it before, the last finished step is on disk; then it is raised again."""
         with stopping.watched() as self._terminating:
             try:
-                train(policy, source, objective, plan, self.progress, self._between, self.back)
+                train(policy, source, objective, plan, self.progress, self._between, self.back, self.compute)
             except BaseException:  # an interrupt of ComfyUI's is no Exception; nor may an hour be lost to anything else
                 if self.progress.step > self._saved:
                     self.checkpoint()
@@ -110,9 +117,9 @@ class Follower:
         self.history.cut(step.done - 1)
         self.history.losses.append(step.loss)
         stop = self._checked(step.done)
-        if self.run.due(step.done) or step.parts > self._parts:
+        if self.agreed(self.run.due(step.done) or step.parts > self._parts):
             self.checkpoint()
-        if self._terminating():
+        if self.agreed(self._terminating()):
             raise SystemExit("Terminated; the run can be resumed.")
         self.show(step, self.history)
         return stop

@@ -6,13 +6,15 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from .objectives import Batch, Objective, View
 from .progress import Progress, Tensors
+
+T = TypeVar("T")
 
 
 class Policy(Protocol):
@@ -33,6 +35,10 @@ class Source(Protocol):
     def batch_at(self, step: int) -> Batch | None:
         """The batch of that step, None where there is nothing to learn in it: the step then changes nothing."""
         ...
+
+
+Gradients = Callable[[Policy, Objective, Batch, torch.optim.Optimizer, int], "tuple[float, int]"]
+"""Leaves the gradient of a batch's mean loss in the parameters, as `gradients` does for a single process."""
 
 
 class EndOfRun(Exception):  # noqa: N818  # it is no error
@@ -99,13 +105,15 @@ def train(
     progress: Progress,
     on_step: Callable[[Step], bool | None],
     back: SavePoint | None = None,
+    compute: Gradients | None = None,
 ) -> None:
     """The steps that are left, with AdamW without weight decay, until the plan's end or until `on_step` says True.
 
     What `on_step` raises ends it between two steps. Out of memory: the batch is worked off in halves from then on, with
     the same gradient. A loss that is no number: back to `back`, by default the start. Raises DivergedError.
+    compute: `gradients`, unless several processes share a batch.
     """
-    back = back or SavePoint(progress)
+    back, compute = back or SavePoint(progress), compute or gradients
     while progress.step < plan.steps:
         try:
             batch = source.batch_at(progress.step)
@@ -113,7 +121,7 @@ def train(
             return
         loss = norm = 0.0
         if batch is not None:
-            loss, progress.parts = gradients(policy, objective, batch, progress.optimizer, progress.parts)
+            loss, progress.parts = compute(policy, objective, batch, progress.optimizer, progress.parts)
             norm = float(nn.utils.clip_grad_norm_(progress.parameters, plan.clip))
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 _set_back(back, plan)
@@ -138,26 +146,42 @@ def _set_back(back: SavePoint, plan: Plan) -> None:
 
 
 def gradients(
-    policy: Policy, objective: Objective, batch: Batch, optimizer: torch.optim.Optimizer, parts: int = 1
+    policy: Policy,
+    objective: Objective,
+    batch: Batch,
+    optimizer: torch.optim.Optimizer,
+    parts: int = 1,
+    of: float | None = None,
 ) -> tuple[float, int]:
-    """Leaves the gradient of the batch's mean loss in the parameters; returns (loss, parts it was worked off in)."""
-    most = len(batch) // objective.pictures
+    """Leaves the gradient of the batch's mean loss in the parameters; returns (loss, parts it was worked off in).
+
+    of: how many losses the mean is over, where the batch is a part of a larger one.
+    """
+
+    def work(parts: int) -> float:
+        optimizer.zero_grad(set_to_none=True)
+        return _accumulate(policy, objective, batch, parts, of)
+
+    return in_parts(work, parts, len(batch) // objective.pictures)
+
+
+def in_parts(work: Callable[[int], T], parts: int, most: int) -> tuple[T, int]:
+    """What `work` gives in `parts` parts, or in twice as many, up to `most`, while memory is short; and in how many."""
     parts = min(parts, most)
     while True:
-        optimizer.zero_grad(set_to_none=True)
         try:
-            return _accumulate(policy, objective, batch, parts), parts
+            return work(parts), parts
         except torch.OutOfMemoryError:
             if parts >= most:
                 raise
             parts = min(2 * parts, most)
 
 
-def _accumulate(policy: Policy, objective: Objective, batch: Batch, parts: int) -> float:
-    losses, total = len(batch) // objective.pictures, 0.0
+def _accumulate(policy: Policy, objective: Objective, batch: Batch, parts: int, of: float | None) -> float:
+    losses, total = of or len(batch) // objective.pictures, 0.0
     cut = cuts(batch, objective.pictures, parts)
-    if len(cut) > 1:
-        batch = replace(batch, measured=_measured(policy, objective, batch, cut))
+    if len(cut) > 1 and batch.measured is None:
+        batch = replace(batch, measured=measured(policy, objective, batch, parts))
     for rows in cut:
         part = batch.part(rows.start, rows.stop)
         loss = objective.losses(estimates(policy, objective, part), part).sum() / losses
@@ -173,12 +197,12 @@ def cuts(batch: Batch, pictures: int, parts: int) -> list[range]:
 
 
 @torch.no_grad()
-def _measured(policy: Policy, objective: Objective, batch: Batch, cut: Sequence[range]) -> Tensor | None:
+def measured(policy: Policy, objective: Objective, batch: Batch, parts: int) -> Tensor | None:
     """`Objective.measure` over the whole batch, part by part; nothing is computed for an objective that needs none."""
     if type(objective).measure is Objective.measure:
         return None
     found = []
-    for rows in cut:
+    for rows in cuts(batch, objective.pictures, parts):
         part = batch.part(rows.start, rows.stop)
         numbers = objective.measure(estimates(policy, objective, part), part)
         if numbers is None:

@@ -97,12 +97,16 @@ class OnlineSource:
         self._now = (number, self.setbacks())
 
     def _epoch(self, number: int) -> Epoch:
-        path = self.folder / f"epoch-{number:05}-{self.setbacks()}.safetensors"
+        path = self.path(number)
         if path.exists():
             return Epoch.load(path)
         epoch = self.roll(number)
         epoch.save(path)
         return epoch
+
+    def path(self, number: int) -> Path:
+        """Where an epoch is kept."""
+        return self.folder / f"epoch-{number:05}-{self.setbacks()}.safetensors"
 
 
 def prompts_of_epoch(prompts: Sequence[str], number: int, count: int, group: int, seed: int) -> list[str]:
