@@ -6,6 +6,7 @@ import ctypes
 import gc
 import json
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,7 +37,9 @@ NODE_HOW = {"sampling_steps": HOW["steps"]} | {k: HOW[k] for k in ("cfg", "sampl
 
 
 def settle(folder: Path) -> FeedbackStore:
-    """Everything that the nodes write goes below `folder`; its store."""
+    """Everything that the nodes write goes below `folder`, in place of what an earlier run left there; its store."""
+    for name in ("user", "loras"):
+        shutil.rmtree(folder / name, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     folder_paths.set_user_directory(str(folder / "user"))
     folder_paths.folder_names_and_paths["loras"] = ([str(folder / "loras")], {".safetensors"})
