@@ -69,7 +69,7 @@ def rate(kept: FeedbackStore, collection: str, count: int, seed: int, drawn: Pat
     stars = rater.stars(utility, np.random.default_rng(2026 + seed))
     for image, prompt, star in zip(images.movedim(1, -1), each, stars.tolist(), strict=True):
         pixels = (image.clamp(0, 1) * 255).round().byte().numpy()
-        made = Generation(prompt=prompt.text, seed=prompt.seed)
+        made = Generation(prompt=prompt.text, seed=str(prompt.seed))
         kept.add_rating(Rating(kept.add_image(pixels, made, collection), star, RATER))
     return list(dict.fromkeys(p.text for p in each))
 
@@ -87,9 +87,9 @@ class Clock:
         self.wall.append(time.perf_counter())
 
     def images_per_second(self, batch: int, skip: int = 3) -> dict[str, float]:
-        """By the median step; the first ones, in which torch prepares itself, are left out."""
+        """By the fastest step, the least disturbed by other work; in the first ones torch prepares itself."""
         return {
-            name: batch / float(np.median(np.diff(stamps[skip:])))
+            name: batch / float(np.diff(stamps[skip:]).min())
             for name, stamps in (("images_per_cpu_s", self.cpu), ("images_per_s", self.wall))
         }
 
