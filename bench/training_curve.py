@@ -40,9 +40,10 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     ONLINE: {"objective": "NFT", "beta": 1.0, "kl": 1e-3},
 }
 WAYS = tuple(OBJECTIVES)
-LENGTH = {"steps": 120, "learning_rate": 1e-3, "batch": 16, "rank": 16}
+LENGTH = {"steps": 100, "learning_rate": 1e-3, "rank": 16}
+PICTURES = 16  # a step
 SCORED = 400
-EPOCHS = {"epochs": 10, "prompts_per_epoch": 8, "group_size": 4, "updates": 6, "batch": 12}
+EPOCHS = {"epochs": 10, "prompts_per_epoch": 8, "group_size": 4, "updates": 4, "batch": 12, "sampling_steps": 10}
 
 
 def taste(kept: FeedbackStore) -> Reward:
@@ -58,7 +59,7 @@ def offline(kept: FeedbackStore, way: str, seed: int) -> Any:
         pictures = {"pictures": training_inputs.MORE, "reward": taste(kept), "count": SCORED} | place.NODE_HOW
     output = training.FeedbackTrainLora.execute(
         model=model, feedback=kept.feedback(COLLECTION), clip=clip, vae=vae, objective=OBJECTIVES[way],
-        pictures=pictures, seed=seed, name="curve", **LENGTH,
+        pictures=pictures, batch=PICTURES // (2 if way == "DPO" else 1), seed=seed, name="curve", **LENGTH,
     )  # fmt: skip
     return output.args[2]
 
@@ -68,7 +69,7 @@ def online(kept: FeedbackStore, prompts: list[str], seed: int) -> Any:
     output = reinforce.FeedbackReinforceLora.execute(
         model=model, clip=clip, vae=vae, prompts={"prompts": prompt_lists.LIST, "text": "\n".join(prompts)},
         scored_by={"scored_by": "a reward"}, reward=taste(kept), objective=OBJECTIVES[ONLINE], seed=seed, name="curve",
-        learning_rate=1e-3, rank=16, width=place.SIZE, height=place.SIZE, **EPOCHS, **place.NODE_HOW,
+        learning_rate=1e-3, rank=16, width=place.SIZE, height=place.SIZE, **(place.NODE_HOW | EPOCHS),
     )  # fmt: skip
     return output.args[2]
 
