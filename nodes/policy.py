@@ -75,9 +75,9 @@ class Policy:
                 "rsLoRA or LoKr as the adapter, or load the model's fp16, bf16 or fp32 file."
             )
         known = setup.existing or {}
-        self.adapters = Adapters(self.inner.diffusion_model, rank, seed, None, setup.layers, setup.kind, known)
+        network = self.inner.diffusion_model
+        self.adapters = Adapters(network, rank, seed, None, setup.layers, setup.kind, known, _cast_adapters)
         self.adapters.load(known) if known else None
-        _cast_adapters(self.adapters)
         if setup.checkpointing:
             checkpoint_blocks(self.inner.diffusion_model)
         self._options = model.model_options.get("transformer_options", {})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -34,7 +34,8 @@ class Adapters:
     """PEFT adapters in the linear and convolution layers of `network`, changed in place; at start they add exactly 0.
 
     layers: "all", "linear" (no convolutions), "attention" (projections of attention only), or patterns of paths as a
-    shell has them, such as "*attn2*, *ff*". also: paths that get one whatever `layers` says.
+    shell has them, such as "*attn2*, *ff*". also: paths that get one whatever `layers` says. injected: told of the
+    adapters whenever new ones were put into the network, theta's at the start and old's when it begins to follow.
     Raises ValueError when the network has no such layer.
     """
 
@@ -47,7 +48,9 @@ class Adapters:
         layers: str = "all",
         kind: AdapterKind = "LoRA",
         also: Collection[str] = (),
+        injected: Callable[[Adapters], None] = lambda adapters: None,
     ):
+        self._injected = injected
         self.network, self.rank, self.alpha = network, rank, float(rank if alpha is None else alpha)
         self.kind: AdapterKind = kind
         chosen = {*target_layers(network, layers), *also}
@@ -69,6 +72,7 @@ class Adapters:
         self.layers: list[Any] = [self.network.get_submodule(path) for path in self._targets]
         for parameter in self.parameters(name):
             parameter.data = parameter.data.float()  # steps of 1e-4 are lost in half precision
+        self._injected(self)
 
     def _config(self) -> PeftConfig:
         from peft import LoKrConfig, LoraConfig

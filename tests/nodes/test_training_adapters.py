@@ -115,6 +115,24 @@ def test_the_precision_asked_for_is_computed_in(precision: Any) -> None:
     assert seen == [torch.bfloat16 if precision == "bf16" else torch.float32]
 
 
+@pytest.mark.parametrize("adapter", KINDS)
+@pytest.mark.parametrize("kind", ["sd15", "flux"])
+def test_the_old_view_computes_in_half_precision_too(kind: str, adapter: Any) -> None:
+    """A copy of theta is theta bit for bit, and stays what it was when theta moves on."""
+    x, conds = noised(kind), prompts(kind, 77)
+    setup = Setup(adapter, precision="bf16")
+    with trainable(tiny_models.MODELS[kind](), rank=4, seed=0, setup=setup) as policy, torch.no_grad():
+        push(policy)
+        policy.adapters.follow(0.0)
+        theta = policy.denoise(x, SIGMA, conds)
+        with policy.view("old"):
+            assert torch.equal(policy.denoise(x, SIGMA, conds), theta)
+        push(policy)
+        with policy.view("old"):
+            assert torch.equal(policy.denoise(x, SIGMA, conds), theta)
+        assert not torch.equal(policy.denoise(x, SIGMA, conds), theta)
+
+
 def test_what_does_not_fit_is_refused_before_it_starts_in_words_that_help(monkeypatch: pytest.MonkeyPatch) -> None:
     """Free memory of 2 MB: the adapter alone takes more."""
     monkeypatch.setattr(memory.comfy.model_management, "get_free_memory", lambda device: 2 * 2**20)
