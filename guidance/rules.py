@@ -110,6 +110,11 @@ class Course:
             found.setdefault(one.picture, []).append(one.text)
         return found
 
+    def told(self, rule: int) -> str:
+        """What one rule did, a line for each picture that met it, for people."""
+        lines = [f"Picture {one.picture + 1}: {one.text}." for one in self.fired if one.rule == rule]
+        return "\n".join(lines) or f"None of {self.count} pictures met this rule."
+
 
 def earlier(index: int, back: int) -> int:
     """The step from which sampling goes on after `back` steps back from step `index`."""

@@ -22,7 +22,7 @@ from .denoiser import WrongConnectionError, patchers_of, release_encoders
 from .jacobian import evaluated, keep_outputs, own_estimate, release_outputs
 from .pull import RewardGuidance, percent_of
 from .run_notes import note
-from .scoring import LatentScores
+from .scoring import LatentScores, tell
 
 KEY = "feedback_loop_rules"
 MOST_ROUNDS = 8
@@ -100,7 +100,6 @@ class Rules:
             if back := self.course.backwards.pop(place, 0):
                 step = int((self.sigmas - sigma).abs().argmin())
                 self.returning[place] = earlier(step, back), denoised[place].clone()
-            logging.info("Rule while sampling: picture %d, %s.", place + 1, self.course.fired[-1].text)
 
     def _switched(self, args: dict[str, Any], denoised: Tensor) -> Tensor:
         """The estimate under each picture's prompt. What others' pre- and post-CFG functions made of the first prompt's
@@ -200,8 +199,10 @@ class Rules:
             )
 
     def end(self, patcher: ModelPatcher | None = None) -> None:
-        """After a run: what happened is kept for the nodes that record its pictures."""
+        """After a run: what happened is shown on each rule's node, and kept for those that record its pictures."""
         if self.course is not None:
+            for index, one in enumerate(self.judged):
+                tell(one.node or None, self.course.told(index))
             note([one.node for one in self.judged], self.course.count, self.course.texts())
         self.course, self.kept, self.returning = None, {}, {}
         for one in self.judged:

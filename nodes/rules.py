@@ -50,7 +50,7 @@ class FeedbackRule(io.ComfyNode):
                     min=-1000.0,
                     max=1000.0,
                     step=0.01,
-                    tooltip="A value of the reward. Score images shows what values your pictures have.",
+                    tooltip="A value of the reward. Score pictures shows what values your pictures have.",
                 ),
                 io.Combo.Input(
                     "action",

@@ -14,6 +14,7 @@ from comfy_extras.nodes_apg import APG
 
 from feedback_loop.feedback.rewards.base import Reward
 from feedback_loop.feedback.rewards.watermark import Detector, WatermarkPenalty
+from feedback_loop.nodes import ruled as ruled_module
 from feedback_loop.nodes.denoiser import WrongConnectionError
 from feedback_loop.nodes.guidance import FeedbackRewardGuidance
 from feedback_loop.nodes.noise import FeedbackOptimizeNoise
@@ -293,3 +294,14 @@ def test_a_rule_that_could_do_nothing_is_refused_with_what_to_do():
 def test_every_input_explains_itself():
     schema = FeedbackRule.define_schema()
     assert all(one.tooltip for one in schema.inputs)
+
+
+def test_what_fired_is_shown_on_the_rules_own_node(inference_mode, monkeypatch):
+    """Of a batch of two, Order gives the second picture -1: one line for it; the second rule met none."""
+    shown = []
+    monkeypatch.setattr(ruled_module, "tell", lambda node, text: shown.append((node, text)))
+    model = ruled(ruled(tiny_models.sd15(), Order(1.0, -1.0), "stop"), Order(1.0), "step back")
+    run(model)
+    assert [node for node, _ in shown] == [None, None]
+    assert shown[0][1].startswith("Picture 2: stopped at") and "below 0" in shown[0][1]
+    assert shown[1][1] == "None of 2 pictures met this rule."
