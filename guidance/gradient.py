@@ -122,6 +122,7 @@ def tilted(
     deviation = _posterior_deviation(process, sigma, denoised)
     slope = inverse_temperature * gradient(reward, start, at_once)
     carried = deviation**2 * slope if transport is None else transport(slope).to(slope)
+    carried = _finite(carried)
     step = capped(carried, tau * deviation)
     change = slope - inverse_temperature * gradient(reward, start + step, at_once)
     curvature = (_dot(change, step) / _dot(slope, step).clamp(min=torch.finfo(start.dtype).tiny)).clamp(min=0)
@@ -160,7 +161,14 @@ def gradient(reward: RewardOfLatent, latent: Tensor, at_once: int | None = None)
     at_once: how many samples share a graph; all of them without it. Raises GuidanceError when the reward has no
     gradient or gives another number of scores than there are samples.
     """
-    slope = torch.cat([_gradient(reward, part) for part in latent.split(at_once or max(len(latent), 1))])
+    return _finite(torch.cat([_gradient(reward, part) for part in latent.split(at_once or max(len(latent), 1))]))
+
+
+def _finite(slope: Tensor) -> Tensor:
+    """slope (B, C, *spatial), zero for each sample in which a number is not finite: one NaN blackens all later steps.
+
+    Half precision overflows in a reward as well as in the denoiser that a slope is carried through.
+    """
     finite = per_sample(slope.flatten(1).isfinite().all(dim=1), slope)
     if not finite.all():
         log.warning("Reward guidance made no step for a picture whose gradient was not finite.")
@@ -205,7 +213,7 @@ def _step(denoised: Tensor, guide: Guide, deviation: Tensor, tau: float) -> Tens
     if guide.on_step is not None:
         guide.on_step(room.flatten())
     length = tau * guide.strength * deviation * room.clamp(max=1)
-    direction = slope if guide.transport is None else guide.transport(slope).to(slope)
+    direction = slope if guide.transport is None else _finite(guide.transport(slope).to(slope))
     step = length * direction / rms(direction, guide.mask).clamp(min=torch.finfo(slope.dtype).tiny)
     return weight * (orthogonal_part(step, denoised) if guide.orthogonal else step)
 

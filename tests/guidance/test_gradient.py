@@ -333,6 +333,31 @@ def test_a_picture_whose_gradient_is_not_finite_stays_and_a_warning_says_so(capl
     assert "not finite" in caplog.text
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda x, carry: guided(x, SIGMAS[:2], [Guide(towards(3.0), transport=carry)], EPS, 0.6),
+        lambda x, carry: tilted(x, SIGMAS[:2], towards(3.0), EPS, 2.0, transport=carry),
+    ],
+    ids=["guided", "tilted"],
+)
+def test_a_picture_whose_slope_is_not_finite_once_carried_stays_and_a_warning_says_so(move, bad, caplog):
+    """The reward's own slope is in order; what overflows is the way through the denoiser, for one of two pictures."""
+    x = latents(batch=2)
+
+    def carry(slope):
+        carried = slope.clone()
+        carried[1, 0, 0, 0] = bad
+        return carried
+
+    with caplog.at_level(logging.WARNING):
+        moved = move(x, carry)
+    assert torch.equal(moved[1], x[1])
+    assert moved.isfinite().all() and (moved[0] != x[0]).all()
+    assert "not finite" in caplog.text
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_the_result_keeps_the_latents_type_and_is_a_finite_step(dtype):
     x = latents(dtype=dtype)
