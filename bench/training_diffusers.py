@@ -29,10 +29,10 @@ class Loop:
 
         self.generator = torch.Generator().manual_seed(seed)
         self.accelerator = Accelerator(cpu=True)
-        self.tokenizer = CLIPTokenizer.from_pretrained(pipeline, subfolder="tokenizer")
-        self.text = CLIPTextModel.from_pretrained(pipeline, subfolder="text_encoder").requires_grad_(False)
-        self.vae = AutoencoderKL.from_pretrained(pipeline, subfolder="vae").requires_grad_(False)
-        self.noise = DDPMScheduler.from_pretrained(pipeline, subfolder="scheduler")
+        self.tokenizer: Any = CLIPTokenizer.from_pretrained(pipeline, subfolder="tokenizer")
+        self.text: Any = CLIPTextModel.from_pretrained(pipeline, subfolder="text_encoder").requires_grad_(False)
+        self.vae: Any = AutoencoderKL.from_pretrained(pipeline, subfolder="vae").requires_grad_(False)
+        self.noise: Any = DDPMScheduler.from_pretrained(pipeline, subfolder="scheduler")
         unet: Any = UNet2DConditionModel.from_pretrained(pipeline, subfolder="unet")
         for network in (self.text, self.vae, unet):
             network.float()
