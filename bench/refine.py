@@ -5,8 +5,8 @@
 Needs ComfyUI (COMFYUI_PATH). Every figure stands with its 95 % interval: Wilson's for shares of pictures, a mean over
 pictures for what is a share of each, paired for differences.
 
-words: for each of ten wishes, fresh prompts that leave the wished property open, each picture from the same seed
-without and with the wish. `right`: a measured property (light, size) moved the right way, a named one is there; of
+words: for each of ten wishes, prompts that leave the wished property open, each picture from the same seed without and
+with the wish. `right`: a measured property (light, size) moved the right way, a named one is there; of
 watermarks, those pictures that had one plain. `kept`: of the other words of the prompt that were true plain, those that
 still are.
 
@@ -16,8 +16,8 @@ first candidate; in the one that a person picks, who takes a right one where the
 across the edge of the mask tells the picked one from the picture drawn as it should be, by the area under the curve; .5
 is not at all.
 
-references: 4 pictures with the property and 4 without, picked from other prompts' plain pictures; how often it is
-there, without and with them.
+references: 4 pictures with the property and 4 without, of other prompts, others for each quarter of the pictures; how
+often it is there, without and with them.
 
 rounds: ten rounds on each of ten pictures; what changed outside of the masks, and the tree after the store is opened
 again.
@@ -37,8 +37,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from refine_demo import ROOT, Demo, Report, kept, mean, prompts, share
+from refine_demo import ROOT, Demo, Plain, Report, kept, mean, share
 from refine_regions import regions, rounds
+from refine_table import tables
 
 from feedback_loop import start
 from feedback_loop.demo import judge as judging
@@ -71,24 +72,23 @@ REFERENCES = (("light", "bright"), ("texture", "busy"), ("size", "large"), ("col
 
 
 def words(demo: Demo, report: Report) -> None:
-    for place, wish in enumerate(WISHES):
-        report.row("words", wish.comment, partial(one_wish, demo, wish, report.pictures, place))
+    for wish in WISHES:
+        report.row("words", wish.comment, partial(one_wish, demo, wish, report.pictures))
 
 
-def one_wish(demo: Demo, wish: Wish, count: int, seed: int) -> dict[str, Any]:
+def one_wish(demo: Demo, wish: Wish, count: int) -> dict[str, Any]:
     from feedback_loop.nodes.text import FeedbackTextConditioning
 
-    asked = prompts(count, 100 + seed, (wish.attribute,))
-    plain_conds, empty, seeds = [demo.encode(p.text) for p in asked], demo.encode(""), [p.seed for p in asked]
-    plain = demo.look(demo.make(plain_conds, empty, seeds))
+    plain = demo.plain(count, 100, wish.attribute)
     with torch.inference_mode():
         said = [
             FeedbackTextConditioning.execute(cond, demo.clip, wish.comment, 1.0, "everywhere", prompt=p.text).args
-            for cond, p in zip(plain_conds, asked, strict=True)
+            for cond, p in zip(plain.conds, plain.asked, strict=True)
         ]
-    after = demo.look(demo.make([one[0] for one in said], said[0][1], seeds))
-    right = moved_right(wish, plain, after)
-    return {"right": share(right), "kept": mean(kept(asked, plain, after, wish.attribute)), "n": len(right)}
+    after = demo.look(demo.make([one[0] for one in said], said[0][1], plain.seeds))
+    right = moved_right(wish, plain.truth, after)
+    others = kept(plain.asked, plain.truth, after, wish.attribute)
+    return {"right": share(right), "kept": mean(others), "n": len(right)}
 
 
 def moved_right(wish: Wish, plain: judging.Truth, after: judging.Truth) -> np.ndarray:
@@ -111,36 +111,51 @@ def references(demo: Demo, report: Report) -> None:
 
 
 def one_reference(demo: Demo, attribute: str, word: str, count: int) -> dict[str, Any]:
-    from feedback_loop.nodes.reference import FeedbackReferenceGuidance
-
-    liked, disliked = examples(demo, attribute, word)
-    asked = prompts(count, 200, (attribute,))
-    conds, empty, seeds = [demo.encode(p.text) for p in asked], demo.encode(""), [p.seed for p in asked]
-    with torch.inference_mode():
-        looking = FeedbackReferenceGuidance.execute(
-            demo.model, demo.vae, *REFERENCE_SETTINGS, liked=liked, disliked=disliked
-        ).args[0]
-    plain, after = (demo.look(demo.make(conds, empty, seeds, model)) for model in (demo.model, looking))
-    before, then = (truth.holds(attribute, word).astype(float) for truth in (plain, after))
-    rise = [round(float(x), 4) for x in evaluation.paired_difference(before, then)]
+    plain = demo.plain(count, 100, attribute)
+    before = plain.truth.holds(attribute, word)
+    images = []
+    for rows in np.array_split(np.arange(count), SETS):
+        looking = looking_at(demo, plain, *examples(before, rows))
+        conds, seeds = [plain.conds[i] for i in rows], [plain.seeds[i] for i in rows]
+        images.append(demo.make(conds, plain.negative, seeds, looking))
+    after = demo.look(torch.cat(images))
+    then = after.holds(attribute, word)
+    rise = evaluation.paired_difference(before.astype(float), then.astype(float))
     return {
         "plain": share(before),
         "with": share(then),
-        "rise": rise,
-        "kept": mean(kept(asked, plain, after, attribute)),
+        "rise": [round(float(x), 4) for x in rise],
+        "kept": mean(kept(plain.asked, plain.truth, after, attribute)),
     }
 
 
+SETS = 4
+"""So many times eight references, each for its share of the pictures: what eight have in common is often chance."""
 REFERENCE_SETTINGS = (0.8, 0.0, 0.6)
 """strength, start_percent, end_percent: the node's defaults."""
 
 
-def examples(demo: Demo, attribute: str, word: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Four plain pictures (4, 64, 64, 3) with the property and four without, of prompts that leave it open."""
-    asked = prompts(60, 300, (attribute,))
-    images = demo.make([demo.encode(p.text) for p in asked], demo.encode(""), [p.seed for p in asked])
-    has = torch.from_numpy(demo.look(images).holds(attribute, word))
-    return images[has][:4].movedim(1, -1), images[~has][:4].movedim(1, -1)
+def looking_at(demo: Demo, plain: Plain, liked: np.ndarray, disliked: np.ndarray) -> Any:
+    """The model that looks at these plain pictures."""
+    from feedback_loop.nodes.reference import FeedbackReferenceGuidance
+
+    images = plain.images.movedim(1, -1)
+    with torch.inference_mode():
+        return FeedbackReferenceGuidance.execute(
+            demo.model, demo.vae, *REFERENCE_SETTINGS, liked=images[liked], disliked=images[disliked]
+        ).args[0]
+
+
+def examples(has: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first four pictures after these rows that have the property, and that have not, none of them in the rows.
+
+    Raises SystemExit where there are fewer.
+    """
+    others = np.setdiff1d(np.roll(np.arange(len(has)), -int(rows[-1]) - 1), rows, assume_unique=True)
+    liked, disliked = others[has[others]][:4], others[~has[others]][:4]
+    if min(len(liked), len(disliked)) < 4:
+        raise SystemExit("There are not four pictures with the property and four without: take more pictures.")
+    return liked, disliked
 
 
 PARTS: dict[str, Callable[[Demo, Report], None]] = {
@@ -170,6 +185,7 @@ def main() -> None:
         demo = Demo()
         for part in asked.parts:
             PARTS[part](demo, report)
+    print(tables(report.parts))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,18 @@ class Prompt:
     seed: int
 
 
+@dataclass(frozen=True)
+class Plain:
+    """What was asked for, how it is encoded, the pictures (N, 3, 64, 64), and what the judge sees in them."""
+
+    asked: list[Prompt]
+    conds: list[Any]
+    negative: Any
+    seeds: list[int]
+    images: torch.Tensor
+    truth: judging.Truth
+
+
 class Demo:
     """The demo model in this process, and its judge."""
 
@@ -43,6 +55,7 @@ class Demo:
         with torch.inference_mode():
             self.model, self.clip, self.vae, _ = load_demo_model()
         self.judge = judging.load()
+        self._plain: dict[Any, Plain] = {}
 
     def encode(self, text: str) -> Any:
         return self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text))
@@ -67,6 +80,16 @@ class Demo:
                 BATCH,
             )
         return made.images.clone()
+
+    def plain(self, count: int, seed: int, attribute: str) -> Plain:
+        """Pictures of prompts that leave an attribute open; made once, for all that is compared with them."""
+        key = (count, seed, attribute)
+        if key not in self._plain:
+            asked = prompts(count, seed, (attribute,))
+            conds, negative, seeds = [self.encode(p.text) for p in asked], self.encode(""), [p.seed for p in asked]
+            images = self.make(conds, negative, seeds)
+            self._plain[key] = Plain(asked, conds, negative, seeds, images, self.look(images))
+        return self._plain[key]
 
     def look(self, images: torch.Tensor) -> judging.Truth:
         return judging.look(self.judge, images)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,11 @@ def regions(demo: Demo, report: Report) -> None:
 
 @dataclass(frozen=True)
 class Marked:
-    """A drawn picture, the same one as it should be, the box around what is wrong, and what the prompt says."""
+    """A picture, the same one as it should be, the box around what is wrong, and what the prompt says.
+
+    Both went through the autoencoder once, as everything that a model made: the plain grounds of drawn pictures have no
+    gradient at all, so that there every decoded pixel would show, pasted or not.
+    """
 
     picture: torch.Tensor
     clean: torch.Tensor
@@ -32,8 +36,6 @@ class Marked:
 
 
 def watermarked(seed: int) -> Marked:
-    from dataclasses import replace
-
     rng = np.random.default_rng((31, seed))
     scene = replace(world.sample_scene(rng, 0.0), watermark="corner", watermark_seed=int(rng.integers(2**31)))
     clean = world.without_watermark(scene)
@@ -43,8 +45,6 @@ def watermarked(seed: int) -> Marked:
 
 def wrong_object(seed: int) -> Marked:
     """A circle where the prompt says star, or the like, in another colour too."""
-    from dataclasses import replace
-
     rng = np.random.default_rng((37, seed))
     right = replace(world.sample_scene(rng, 0.0), count=1)
     others = [
@@ -75,7 +75,8 @@ def marked(scene: world.Scene, without: world.Scene, text: str, words_: dict[str
     return Marked(picture, clean, (grown(mask[None], 4)[0] > 0).float(), text, words_)
 
 
-def refined(demo: Demo, marks: Sequence[Marked], comment: str) -> dict[str, Any]:
+def refined(demo: Demo, drawn_: Sequence[Marked], comment: str) -> dict[str, Any]:
+    marks = [replace(one, picture=decoded(demo, one.picture), clean=decoded(demo, one.clean)) for one in drawn_]
     made = torch.stack([refine(demo, one, comment, seed=1000 * i) for i, one in enumerate(marks)])
     truth = demo.look(made.flatten(0, 1).movedim(-1, 1))
     right = as_it_should_be(truth, [one for one in marks for _ in range(CANDIDATES)]).reshape(-1, CANDIDATES)
@@ -92,6 +93,13 @@ def refined(demo: Demo, marks: Sequence[Marked], comment: str) -> dict[str, Any]
         "seam": seam_shows(picked.movedim(-1, 1), marks),
         "n": len(marks),
     }
+
+
+def decoded(demo: Demo, picture: torch.Tensor) -> torch.Tensor:
+    """(64, 64, 3) through the autoencoder, at the 8 bits of a file."""
+    with torch.inference_mode():
+        made = demo.vae.decode(demo.vae.encode(picture[None]))[0]
+    return (made.clone() * 255).round().clamp(0, 255) / 255
 
 
 def as_it_should_be(truth: judging.Truth, marks: Sequence[Marked]) -> np.ndarray:
@@ -114,14 +122,32 @@ def refine(demo: Demo, one: Marked, comment: str, seed: int, **more: Any) -> tor
     return every.clone()
 
 
-def seam_shows(images: torch.Tensor, marks: Sequence[Marked]) -> float:
-    """Area under the curve of telling a result from the clean picture by the gradient across the edge of the mask."""
+def seam_shows(images: torch.Tensor, marks: Sequence[Marked]) -> dict[str, list[float]]:
+    """How well results (N, 3, H, W) are told from the pictures as they should be, by the gradient across the edge.
+
+    Once by that alone, once by how far it exceeds that of the picture beside; each an area under the curve with its
+    interval.
+    """
     from feedback_loop.guidance.regions import seam
 
-    pairs = zip(images, marks, strict=True)
-    made, clean = zip(*[(seam(i, m.mask)[0], seam(m.clean.movedim(-1, 0), m.mask)[0]) for i, m in pairs], strict=True)
-    left, right = np.array(made)[:, None], np.array(clean)[None]
-    return round(float((left > right).mean() + 0.5 * (left == right).mean()), 4)
+    made = np.array([seam(i, m.mask) for i, m in zip(images, marks, strict=True)])
+    clean = np.array([seam(m.clean.movedim(-1, 0), m.mask) for m in marks])
+    return {
+        "across the edge": told_apart(made[:, 0], clean[:, 0]),
+        "across less beside": told_apart(made[:, 0] - made[:, 1], clean[:, 0] - clean[:, 1]),
+    }
+
+
+def told_apart(made: np.ndarray, clean: np.ndarray) -> list[float]:
+    """[area, low, high]: the chance that one of `made` exceeds one of `clean`, with the 95 % interval of a bootstrap
+    over pictures, each with its counterpart."""
+    rng = np.random.default_rng(0)
+    draws = [np.arange(len(made)), *rng.integers(len(made), size=(2000, len(made)))]
+    areas = []
+    for rows in draws:
+        left, right = made[rows, None], clean[None, rows]
+        areas.append((left > right).mean() + 0.5 * (left == right).mean())
+    return [round(float(x), 4) for x in (areas[0], *np.quantile(areas[1:], (0.025, 0.975)))]
 
 
 # Rounds
