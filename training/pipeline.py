@@ -6,6 +6,7 @@ Only safetensors are read, no program that lies in the folder is run, and nothin
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,14 +184,18 @@ def load(folder: Path, dtype: torch.dtype) -> Pipeline:
 
 def _loaded(family: Family, folder: Path, dtype: torch.dtype, variant: str | None, left_out: dict[str, Any]) -> Any:
     import diffusers
+    import transformers
     from safetensors import SafetensorError
 
-    diffusers.utils.logging.set_verbosity_error()
-    diffusers.utils.logging.disable_progress_bar()
+    for library in (diffusers, transformers):  # what they remark of, once a process, is nobody's to mend here
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
     try:
-        return getattr(diffusers, family.pipeline).from_pretrained(
-            str(folder), torch_dtype=dtype, use_safetensors=True, local_files_only=True, variant=variant, **left_out
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return getattr(diffusers, family.pipeline).from_pretrained(
+                str(folder), torch_dtype=dtype, use_safetensors=True, local_files_only=True, variant=variant, **left_out
+            )
     except SafetensorError as error:
         raise ValueError(str(error)) from error
 
