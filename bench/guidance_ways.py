@@ -37,6 +37,9 @@ from feedback_loop.nodes.steering import FeedbackRewardSteering
 
 STEPS, CFG, SIZE, BATCH = 20, 2.0, 64, 16
 NEGATIVE = "watermark"
+UNKNOWN = "stock logo"
+"""Words for the same thing that no caption of the demo model's pictures had: what a negative prompt is worth where a
+model's captions do not name marks."""
 
 
 @dataclass
@@ -245,6 +248,7 @@ METHODS: dict[str, Method] = {
     "plain, ancestral": plain(sampler="euler_ancestral"),
     "negative prompt at CFG 2": plain(negative=NEGATIVE),
     "negative prompt at CFG 3": plain(3.0, NEGATIVE),
+    "negative prompt it has no word for": plain(negative=UNKNOWN),
     "best of 2": best_of(2, False),
     "best of 4": best_of(4, False),
     "best of 8": best_of(8, False),
