@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import comfy.model_base
 import comfy.model_management
 import torch
 from comfy.k_diffusion import sampling as k_diffusion
@@ -137,7 +138,7 @@ class _Optimising:
             if not self.plan.own_inpaint_noise:
                 self.model.noise = z
             start = started(self.model, sigmas, z)
-            counted = _Checkpointed(self.model, self.plan)
+            counted = _Counted(self.model, self.plan, passes=2)
             latents = self._function()(counted, start, sigmas, extra_args=extra, disable=True, **self.options)
             if not latents.requires_grad:
                 raise WrongConnectionError(
@@ -161,30 +162,47 @@ class _Optimising:
 
 
 class _Counted:
-    """The model as the sampler sees it, counting what it is asked."""
+    """The model as the sampler sees it, counting what it is asked. passes: how often it runs for each answer."""
 
-    def __init__(self, model: Any, plan: Optimise) -> None:
-        self._model, self._plan = model, plan
+    def __init__(self, model: Any, plan: Optimise, passes: int = 1) -> None:
+        self._model, self._plan, self._passes = model, plan, passes
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
     def __call__(self, x: Tensor, sigma: Tensor, **extra_args: Any) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        self._plan.calls.append(1)
+        self._plan.calls.extend([1] * self._passes)
         return self._model(x, sigma, **extra_args)
 
 
-class _Checkpointed(_Counted):
-    """Keeps nothing of a step's graph but its input: the rest is made again on the way back."""
+def _checkpointed(model: comfy.model_base.BaseModel) -> None:
+    """Makes the model keep nothing of a pass through its network but the input: the rest is made again on the way back.
 
-    def __call__(self, x: Tensor, sigma: Tensor, **extra_args: Any) -> Tensor:
-        def answer(x: Tensor) -> Tensor:
-            return _Counted.__call__(self, x, sigma, **extra_args)
+    The network alone: functions of others around it may remember steps, as the momentum of APG does, and the way back
+    goes through the steps in reverse, so each of them is to see a step once.
+    """
+    network = model._apply_model
 
-        found = checkpoint(answer, x, use_reentrant=False)
+    def applied(*given: Any, **named: Any) -> Tensor:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        # the network takes a ControlNet's parts out of their lists while it uses them
+        return network(
+            *(_lists_copied(one) for one in given), **{key: _lists_copied(one) for key, one in named.items()}
+        )
+
+    def answer(*given: Any, **named: Any) -> Tensor:
+        found = checkpoint(applied, *given, use_reentrant=False, **named)
         assert isinstance(found, Tensor)  # tells types, guards nothing # nosec B101
         return found
+
+    model._apply_model = answer
+
+
+def _lists_copied(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {key: list(one) if isinstance(one, list) else one for key, one in value.items()}
 
 
 @contextmanager
@@ -194,6 +212,7 @@ def _normal_run(model: Any, sigmas: Tensor, extra_args: dict[str, Any]) -> Itera
     before = guider.inner_model, guider.conds, model.latent_image
     twin = twin_of(guider.inner_model)
     twin.current_patcher = guider.inner_model.current_patcher
+    _checkpointed(twin)
     known: dict[int, Any] = {}
     try:
         guider.inner_model = twin

@@ -7,12 +7,15 @@ import comfy.samplers
 import comfy_extras.nodes_custom_sampler as custom
 import pytest
 import torch
+from comfy_extras.nodes_apg import APG
+from nodes import ControlNetApplyAdvanced
 
 from feedback_loop.feedback.rewards.base import Reward
 from feedback_loop.nodes import decoder, noise_run
 from feedback_loop.nodes.denoiser import WrongConnectionError
 from feedback_loop.nodes.noise import GRADIENT, LIKELY, ZERO_ORDER, FeedbackOptimizeNoise
 from feedback_loop.tests.nodes import tiny_models
+from feedback_loop.tests.nodes.test_guidance_companions import controlnet
 
 SEED = 5
 LATER = ("sd15", "sdxl", "flux")
@@ -96,6 +99,14 @@ def test_zero_order_needs_no_gradient(kind, inference_mode):
     assert torch.equal(run.plain(best), latent)
 
 
+def with_momentum(run):
+    """Core's Adaptive Projected Guidance, whose pre-CFG function remembers the steps before."""
+    run.guider = comfy.samplers.CFGGuider(APG.execute(run.model, 1.0, 0.0, -0.6).args[0])
+    run.guider.set_conds(tiny_models.conditioning(run.name, 1), tiny_models.conditioning(run.name, 2))
+    run.guider.set_cfg(4.0)
+    return run
+
+
 SAMPLERS = [("sd15", name) for name in ("euler", "euler_ancestral", "lcm", "heun")]
 
 
@@ -106,7 +117,36 @@ def test_the_gradient_is_that_of_finite_differences_through_the_whole_run(kind, 
     """Two steps of the sampler, CFG 2, the VAE and the reward: the slope along a random direction e against
     (r(z + h e) - r(z - h e)) / 2h of plain runs, within 2 %, which the rounding of float32 leaves.
     Pixels are not clipped here: a clipped one keeps its gradient on purpose, but has no finite difference."""
-    run, found = Run(kind, sampler, cfg=2.0), []
+    slope, expected = slopes_of(Run(kind, sampler, cfg=2.0))
+    assert slope == pytest.approx(expected, rel=0.02) and abs(expected) > 1e-3
+
+
+def test_the_gradient_is_right_where_others_remember_steps(inference_mode):
+    """Momentum mixes the guidance of three steps. A way back that asked its function again, last step first, would
+    give it another past, and a slope of another sign."""
+    slope, expected = slopes_of(with_momentum(Run("sd15", steps=3)))
+    assert slope == pytest.approx(expected, rel=0.02) and abs(expected) > 1e-3
+
+
+def test_a_controlnets_parts_are_there_on_the_way_back_too(inference_mode):
+    """The network takes them out of their lists while it uses them, and runs twice: the slope is that of a graph which
+    is kept as a whole. (Finite differences would see that the ControlNet's answer depends on x, which is held fixed.)"""
+    run = Run("sd15", cfg=2.0, size=8)
+    hint = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    sides = [tiny_models.conditioning("sd15", seed) for seed in (1, 2)]
+    run.guider.set_conds(*ControlNetApplyAdvanced().apply_controlnet(*sides, controlnet(), hint, 1.0, 0.0, 1.0))
+    twice = slopes_of(run)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            noise_run, "checkpoint", lambda function, *given, use_reentrant, **named: function(*given, **named)
+        )
+        kept = slopes_of(run)
+    assert twice[0] == pytest.approx(kept[0], rel=1e-4) and abs(kept[0]) > 1e-3
+
+
+def slopes_of(run):
+    """Of the reward in the starting noise along one direction: by the gradient, and by finite differences."""
+    found = []
     real = noise_run._Optimising.look
 
     def look(self, z, wanted):
@@ -123,8 +163,7 @@ def test_the_gradient_is_that_of_finite_differences_through_the_whole_run(kind, 
         patch.setattr(noise_run._Optimising, "look", look)
         patch.setattr(decoder, "_clipped", lambda images: images)
         run.optimise(iterations=1)
-    slope, expected = found[0]
-    assert slope == pytest.approx(expected, rel=0.02) and abs(expected) > 1e-3
+    return found[0]
 
 
 @pytest.mark.parametrize("stay", list(LIKELY))
