@@ -74,15 +74,10 @@ def ours(setup: Setup, batch: int, seed: int, latents: Tensor, prompts: list[str
     return clock.images_per_second(batch) | {"peak": peak.megabytes()}
 
 
-def fresh_unet(disable_dynamic: bool = False) -> Any:
-    return demo.load_unet()
-
-
 def core(options: dict[str, Any], batch: int, seed: int, latents: Tensor, prompts: list[str]) -> dict[str, float]:
     from comfy_extras.nodes_train import TrainLoraNode
 
     model, clip, _, _ = demo.load_demo_model()
-    model.cached_patcher_init = (fresh_unet, ())  # what core's loaders leave for the copy that this node trains on
     conds = encode_prompts(clip, prompts)
     given = {
         "batch_size": batch, "steps": STEPS, "grad_accumulation_steps": 1, "learning_rate": LR, "rank": RANK,

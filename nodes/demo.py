@@ -28,10 +28,11 @@ def _config(folder: str) -> dict[str, Any]:
     return json.loads((WEIGHTS / folder / "config.json").read_text())
 
 
-def load_unet() -> Any:
+def load_unet(disable_dynamic: bool = False) -> Any:
     """A ModelPatcher over ComfyUI's SD1.5 UNet, v-prediction, with the demo's own schedule.
 
     Not CoreModelPatcher: under DynamicVRAM that streams weights, which saves nothing at this size and can't be trained.
+    disable_dynamic: how core asks for that; it changes nothing here.
     """
     import comfy.model_base
     import comfy.model_detection
@@ -69,11 +70,13 @@ def load_unet() -> Any:
     names = comfy.utils.unet_to_diffusers(unet_config)
     state = {names[key]: value for key, value in _weights("unet", "diffusion_pytorch_model.safetensors").items()}
     model.diffusion_model.load_state_dict(state, strict=True)
-    return comfy.model_patcher.ModelPatcher(
+    patcher = comfy.model_patcher.ModelPatcher(
         model,
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
     )
+    patcher.cached_patcher_init = (load_unet, ())  # by which core makes copies, as its Train LoRA does
+    return patcher
 
 
 def demo_latent_format() -> type:

@@ -67,6 +67,28 @@ def test_the_denoiser_can_be_trained_where_comfyui_streams_weights(monkeypatch: 
 
 
 @torch.inference_mode()
+def test_cores_own_trainer_takes_the_demo_model(parts: Any) -> None:
+    """Train LoRA makes its copy by what the model's loader left behind; the weights it was given stay as they are."""
+    from comfy_extras.nodes_train import TrainLoraNode
+
+    model, clip, _, _ = parts
+    before = [weight.clone() for weight in model.model.diffusion_model.parameters()]
+    given = {
+        "batch_size": 1, "steps": 1, "grad_accumulation_steps": 1, "learning_rate": 1e-3, "rank": 2,
+        "optimizer": "AdamW", "loss_function": "MSE", "seed": 0, "training_dtype": "fp32", "lora_dtype": "fp32",
+        "quantized_backward": False, "algorithm": "LoRA", "gradient_checkpointing": False, "checkpoint_depth": 1,
+        "offloading": False, "existing_lora": "[None]", "bucket_mode": False, "bypass_mode": False,
+    }  # fmt: skip
+    with torch.inference_mode():
+        positive = clip.encode_from_tokens_scheduled(clip.tokenize("one red star"))
+        output = TrainLoraNode.execute(
+            model=[model], latents=[{"samples": torch.zeros(1, 4, 8, 8)}], positive=[positive],
+            **{name: [value] for name, value in given.items()},
+        )  # fmt: skip
+    assert len(output.args[1]["loss"]) == 1 and any(bool(value.any()) for value in output.args[0].values())
+    assert all(torch.equal(a, b) for a, b in zip(before, model.model.diffusion_model.parameters(), strict=True))
+
+
 def test_both_read_a_prompt_alike(parts: Any, pipe: Any) -> None:
     for prompt in PROMPTS:
         cond = parts[1].encode_from_tokens(parts[1].tokenize(prompt))
