@@ -77,7 +77,7 @@ def test_every_layer_has_kohyas_name_and_an_alpha(kind: str, loras: Path) -> Non
 
 
 def diffusers_unet(sdxl: bool) -> Any:
-    """The tiny UNet's twin by diffusers' own class: two levels of 1 block, attention on both."""
+    """The tiny UNet's twin by diffusers' own class: two levels of 1 block, attention of SD1.5's 8 heads on both."""
     from diffusers import UNet2DConditionModel
 
     more: dict[str, Any] = {}
@@ -86,7 +86,7 @@ def diffusers_unet(sdxl: bool) -> Any:
         more |= {"projection_class_embeddings_input_dim": 6 * 256 + 32}
     width = 64 if sdxl else 32
     return UNet2DConditionModel(
-        block_out_channels=(width, 2 * width), layers_per_block=1, cross_attention_dim=width, attention_head_dim=4,
+        block_out_channels=(width, 2 * width), layers_per_block=1, cross_attention_dim=width, attention_head_dim=8,
         down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2, **more,
     )  # fmt: skip
 
