@@ -87,11 +87,13 @@ class Team:
         for shape, rows in kinds.items():
             each = max(1, AT_ONCE // math.prod(shape))
             for start in range(0, len(rows), each):
-                for index, tensor in self._block(own, shape, rows[start : start + each]):
+                for index, tensor in self._shared_rows(own, shape, rows[start : start + each]):
                     found[index] = tensor
         return found
 
-    def _block(self, own: Mapping[int, Tensor], shape: tuple[int, ...], rows: list[int]) -> list[tuple[int, Tensor]]:
+    def _shared_rows(
+        self, own: Mapping[int, Tensor], shape: tuple[int, ...], rows: list[int]
+    ) -> list[tuple[int, Tensor]]:
         block = torch.zeros(len(rows), *shape)
         for place, index in enumerate(rows):
             if index in own:
@@ -102,6 +104,8 @@ class Team:
         self, policy: Policy, objective: Objective, batch: Batch, optimizer: torch.optim.Optimizer, parts: int = 1
     ) -> tuple[float, int]:
         """The gradient of the whole batch's mean loss, each process working off its share of it; see loop.gradients."""
+        if self.size == 1:
+            return gradients(policy, objective, batch, optimizer, parts)
         losses = len(batch) // objective.pictures
         rows, of = self.block(losses), float(losses)
         # with fewer losses than processes some work one off that counts nothing, so that all go the same way
@@ -119,8 +123,6 @@ class Team:
     @torch.no_grad()
     def _add_up(self, parameters: Sequence[nn.Parameter], loss: float) -> float:
         """Every parameter gets the sum of all its gradients; the sum of the losses comes back."""
-        if self.size == 1:
-            return loss
         own = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         flat = self.sum(torch.cat([*(g.flatten() for g in own), own[0].new_tensor([loss])]))
         start = 0

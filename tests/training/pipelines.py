@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -65,13 +66,21 @@ def apart(a: Path, b: Path) -> float:
 
 
 def torchrun(*command: str, processes: int = 2, **more: Any) -> subprocess.Popen[str]:
-    """torch's launcher with what it is to start, `-m module` or a file, in a session of its own."""
+    """torch's launcher with what it is to start, `-m module` or a file."""
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [*start, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
-        start_new_session=True, **more,
-    )  # fmt: skip
+        [*start, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, **more
+    )
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """The launcher and all that it started, at once, as when a machine goes down; nothing where it has ended."""
+    if process.poll() is None:
+        launcher = psutil.Process(process.pid)
+        for one in (launcher, *launcher.children(recursive=True)):
+            one.kill()
+        process.wait()
 
 
 def together(folder: Path, runs: Sequence[Sequence[str]], processes: int = 2) -> None:
@@ -79,7 +88,10 @@ def together(folder: Path, runs: Sequence[Sequence[str]], processes: int = 2) ->
     asked = folder / "runs.json"
     asked.write_text(json.dumps([list(run) for run in runs]))
     process = torchrun(str(Path(__file__).with_name("ranks.py")), str(asked), processes=processes)
-    said, _ = process.communicate()
+    try:
+        said, _ = process.communicate()
+    finally:
+        kill(process)
     assert process.returncode == 0, said[-5000:]
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -20,7 +18,21 @@ from feedback_loop.feedback import formats
 from feedback_loop.feedback.formats.bundle import Bundle
 from feedback_loop.training.distributed import main
 
-from .pipelines import DEMO, PROMPTS, ROOT, SHORT, apart, bundle, export, lora, tiny_sd3, tiny_sdxl, together, torchrun
+from .pipelines import (
+    DEMO,
+    PROMPTS,
+    ROOT,
+    SHORT,
+    apart,
+    bundle,
+    export,
+    kill,
+    lora,
+    tiny_sd3,
+    tiny_sdxl,
+    together,
+    torchrun,
+)
 
 TOLERANCE = 1e-6
 
@@ -71,12 +83,13 @@ def test_a_run_of_two_that_is_killed_goes_on_to_where_an_unbroken_one_ends(tmp_p
     while not (tmp_path / "killed.run" / "step-000003").exists():
         assert process.poll() is None, process.communicate()[0][-5000:]
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    orphans_end(tmp_path / "killed.run")
+    kill(process)
     assert not (tmp_path / "killed.safetensors").exists()
     again = torchrun(*told, cwd=tmp_path)
-    said, _ = again.communicate()
+    try:
+        said, _ = again.communicate()
+    finally:
+        kill(again)
     assert again.returncode == 0 and "goes on from step" in said, said[-5000:]
     unbroken = command(tmp_path / "unbroken.safetensors", "nft", *data)
     unbroken[unbroken.index("--steps") + 1] = "12"
@@ -84,19 +97,15 @@ def test_a_run_of_two_that_is_killed_goes_on_to_where_an_unbroken_one_ends(tmp_p
     assert apart(tmp_path / "killed.safetensors", tmp_path / "unbroken.safetensors") == 0
 
 
-def orphans_end(run: Path) -> None:
-    """Waits until nobody writes checkpoints any more: the launcher's processes have sessions of their own."""
-    seen: list[str] = []
-    while seen != (now := sorted(os.listdir(run))):
-        seen = now
-        time.sleep(3)
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("made", [tiny_sd3, tiny_sdxl], ids=["sd3", "sdxl"])
 def test_other_kinds_of_pipelines_train_too(made: Any, tmp_path: Path, files: list[Path]) -> None:
+    """Also in half precision, with what is not kept for the backward pass computed again."""
     pipeline, out = made(tmp_path / "pipeline"), tmp_path / "out.safetensors"
-    assert main(command(out, "dpo", "--feedback", *files, "--batch", 2, pipeline=pipeline)) == 0
+    data = ("--feedback", *files, "--batch", 2)
+    sparing = ("--precision", "bf16", "--gradient-checkpointing", "--accumulation", 2)
+    assert main(command(tmp_path / "sparing.safetensors", "kto", *data, *sparing, pipeline=pipeline)) == 0
+    assert main(command(out, "dpo", *data, pipeline=pipeline)) == 0
     prefix = "transformer." if made is tiny_sd3 else "lora_unet_"
     assert all(key.startswith(prefix) for key in lora(out))
     assert max(float(t.abs().max()) for key, t in lora(out).items() if key.endswith("lora_up.weight")) > 1e-4
