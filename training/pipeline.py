@@ -169,10 +169,11 @@ def load(folder: Path, dtype: torch.dtype) -> Pipeline:
         pipe = _loaded(family, folder, dtype, variant, left_out)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError) as error:
         raise PipelineError(f"diffusers can't load the pipeline {folder}: {str(error)[:500]}") from error
-    pipe.vae.to(torch.float32)
-    for part in pipe.components.values():
+    for name, part in pipe.components.items():
         if isinstance(part, torch.nn.Module):
+            _check_whole(folder / name, part)
             part.requires_grad_(False).eval()
+    pipe.vae.to(torch.float32)
     family.check(pipe)
     _check_latents(pipe, family)
     try:
@@ -198,6 +199,12 @@ def _loaded(family: Family, folder: Path, dtype: torch.dtype, variant: str | Non
             )
     except SafetensorError as error:
         raise ValueError(str(error)) from error
+
+
+def _check_whole(folder: Path, part: torch.nn.Module) -> None:
+    """diffusers says nothing of weights that a file lacks, and leaves them without numbers."""
+    if missing := [name for name, weight in part.named_parameters() if weight.is_meta]:
+        raise PipelineError(f"The weights in {folder} lack {len(missing)} tensors, the first is {missing[0]}.")
 
 
 def _check_latents(pipe: Any, family: Family) -> None:

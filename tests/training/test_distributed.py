@@ -200,6 +200,11 @@ def index(folder: Path, **change: object) -> None:
 
 
 def broken_weights(folder: Path) -> None:
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes()[:100_000])
+
+
+def empty_weights(folder: Path) -> None:
     (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
 
 
@@ -229,6 +234,7 @@ def inpainting(folder: Path) -> None:
         (lambda f: shutil.rmtree(f / "vae"), "lacks the folder vae"),
         (pickled, "holds no .safetensors file"),
         (broken_weights, "diffusers can't load the pipeline"),
+        (empty_weights, "lack "),
         (inpainting, "reads 9 channels and the VAE gives 4"),
     ],
 )
