@@ -8,9 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from comfy.samplers import KSAMPLER
 from torch import Tensor
 
 from ..feedback.records import Feedback
+from ..feedback.rewards.base import Reward
+from ..feedback.rewards.identity import identity
 from ..training import lora_files
 from ..training.following import Checks, History
 from ..training.loop import Plan, Step
@@ -52,6 +55,10 @@ if TYPE_CHECKING:
 
 SHOWN = 4
 """Samples of the LoRA so far, of the first prompts in turn."""
+
+
+NOT_TOLD = ("show", "resume", "accumulation", "hours")
+"""Inputs that the result does not depend on: a run goes on whatever they are."""
 
 
 class FeedbackTrainLora(io.ComfyNode):
@@ -158,8 +165,9 @@ def digest(sources: Sequence[Pictures]) -> str:
 
 
 def plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings that the result depends on, as JSON: a reward by its name, and nothing of what is only shown."""
-    kept = {key: value for key, value in settings.items() if key not in ("show", "resume", "accumulation")}
+    """The settings that the result depends on, as JSON: of a reward or a sampler what tells it from others, and nothing
+    that it does not depend on."""
+    kept = {key: value for key, value in settings.items() if key not in NOT_TOLD}
     return {key: _plain(value) for key, value in kept.items()}
 
 
@@ -170,6 +178,12 @@ def _plain(value: Any) -> Any:
         return value.tolist()
     if value is None or isinstance(value, (str, int, float, bool, list)):
         return value
+    if isinstance(value, Reward):
+        return identity(value)
+    if isinstance(value, KSAMPLER):
+        made = value.sampler_function
+        options = {"options": value.extra_options, "inpaint": value.inpaint_options}
+        return {"sampler": getattr(made, "__name__", type(made).__name__), **plain(options)}
     return str(value) if isinstance(value, Feedback) else getattr(value, "name", type(value).__name__)
 
 
