@@ -36,14 +36,15 @@ class People:
     """Scores are the means of the ratings that an epoch's pictures get in a collection, 0 to 1.
 
     folder: where it is kept which pictures of the collection are which, so that a run that was cancelled while it
-    waited asks for the same ones again. hours: how long an epoch waits.
+    waited asks for the same ones again; drawn: the mark of pictures that were drawn once and kept. hours: how long an
+    epoch waits.
     """
 
     def __init__(self, kept: Callable[[], FeedbackStore], collection: str, folder: Path, hours: float) -> None:
         self.kept, self.collection, self.folder, self.hours = kept, collection, folder, hours
 
-    def __call__(self, images: Tensor, prompts: Sequence[str], number: int) -> list[float]:
-        ids = self._asked(images, prompts, number)
+    def __call__(self, images: Tensor, prompts: Sequence[str], drawn: str) -> list[float]:
+        ids = self._asked(images, prompts, drawn)
         bar, end = comfy.utils.ProgressBar(len(ids)), time.monotonic() + 3600 * self.hours
         while True:
             comfy.model_management.throw_exception_if_processing_interrupted()
@@ -58,19 +59,17 @@ class People:
                 )
             time.sleep(SECONDS)
 
-    def _asked(self, images: Tensor, prompts: Sequence[str], number: int) -> list[str]:
+    def _asked(self, images: Tensor, prompts: Sequence[str], drawn: str) -> list[str]:
         """The pictures' ids in the store, where they are put once."""
-        note = self.folder / f"asked-{number:05}.json"
-        pixels = pixels_of(images)
-        hashes = [int(np.abs(np.diff(p.astype(np.int64).flatten())).sum()) for p in pixels]
+        note = self.folder / f"asked-{drawn}.json"
         if note.exists():
-            told = json.loads(note.read_text(encoding="utf-8"))
-            if told["pictures"] == hashes:
-                return told["ids"]
-        made = [(picture, Generation(prompt=prompt)) for picture, prompt in zip(pixels, prompts, strict=True)]
+            return json.loads(note.read_text(encoding="utf-8"))["ids"]
+        made = [
+            (picture, Generation(prompt=prompt)) for picture, prompt in zip(pixels_of(images), prompts, strict=True)
+        ]
         ids = self.kept().add_images(made, self.collection)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(note, json.dumps({"ids": ids, "pictures": hashes}))
+        write_whole(note, json.dumps({"ids": ids}))
         return ids
 
     def _ratings(self, ids: Sequence[str]) -> dict[str, float]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,8 +12,9 @@ import torch
 from ..feedback.records import Feedback
 from ..feedback.rewards.base import Reward
 from ..training import lora_files
-from ..training.loop import EndOfRun, Plan
-from ..training.objectives import Nft, Objective
+from ..training.loop import Plan
+from ..training.objectives import Batch, Nft, Objective
+from ..training.online import OnlineSource
 from ..training.pictures import Pictures
 from ..training.policy_gradient import Awm, Draft, Ppo
 from ..training.sources import Example, ForwardSource
@@ -34,7 +34,7 @@ from .reinforce_inputs import PEOPLE, STOP, inputs
 from .reinforce_run import Online, Scorer, differentiable_score
 from .rollouts import how_to_sample
 from .sampling import check_prompts
-from .training import plain
+from .training import digest, plain
 from .training_inputs import setup_of
 from .training_run import Training, checked_name, summary, with_lora
 
@@ -85,7 +85,7 @@ class FeedbackReinforceLora(io.ComfyNode):
         check_prompts(model, conds.values())
         checked_name(name)
         known = existing_lora(model, given.get("existing_lora", NONE), given["rank"])
-        told = plain(given | {"prompts": texts, "seed": seed} | plain(scored_by) | plain(objective))
+        told = plain(given | {"prompts": texts, "seed": seed, **scored_by, **objective} | watching(given, held))
         with trainable(model, given["rank"], seed, replace(setup_of(given), existing=known)) as policy:
             training = Training.begin(policy, name, told, given.get("ema", 0.99), given.get("resume", True))
             online = online_of(training, vae, conds, texts, scored_by, objective, given | {"seed": seed})
@@ -137,7 +137,7 @@ def scorer(training: Training, scored_by: dict[str, Any]) -> Scorer:
     return partial(by_reward, prepared(scored_by["reward"]))
 
 
-def by_reward(reward: Reward, images: torch.Tensor, prompts: Sequence[str], number: int) -> list[float]:
+def by_reward(reward: Reward, images: torch.Tensor, prompts: Sequence[str], drawn: str) -> list[float]:
     return measured(reward, images, prompts)
 
 
@@ -157,6 +157,12 @@ def held_out(watch: dict[str, Any] | None) -> Pictures | None:
     return Pictures(rated.images[:SEEN], rated.prompts[:SEEN], rated.scores[:SEEN])
 
 
+def watching(given: dict[str, Any], held: Pictures | None) -> dict[str, Any]:
+    """The alarm's settings with the ratings themselves: what else people say meanwhile makes no other run of it."""
+    watch: dict[str, Any] = given.get("alarm") or {}
+    return {"alarm": watch | {"ratings": digest([held])}} if held else {}
+
+
 def fits_of(policy: Policy, vae: Any, conds: Any, held: Pictures | None, seed: int) -> dict[str, RatingFit]:
     if held is None:
         return {}
@@ -167,24 +173,39 @@ def fits_of(policy: Policy, vae: Any, conds: Any, held: Pictures | None, seed: i
     return {FIT: RatingFit(policy, ForwardSource(examples, conds, policy.process, policy.sigma_at, 8, seed))}
 
 
+class Tried:
+    """A source whose first batch to learn from is tried before it is trained on: an epoch may have none."""
+
+    def __init__(self, source: OnlineSource, try_: Callable[[Batch], None]) -> None:
+        self.source, self.try_ = source, try_
+        self._done = False
+
+    def batch_at(self, step: int) -> Batch | None:
+        batch = self.source.batch_at(step)
+        if batch is not None and not self._done:
+            self.try_(batch)
+            self._done = True
+        return batch
+
+
 def reinforce(online: Online, goal: Objective, given: dict[str, Any], live: Live) -> Any:
+    """Raises NotEnoughMemoryError, WrongConnectionError before the first step, where it could not be."""
     training, steps = online.training, given["epochs"] * given["updates"]
-    source = online.source(goal, given["updates"])
-    batch = None
-    with suppress(EndOfRun):  # a run that was over already, but had not got to its LoRA
-        batch = source.batch_at(training.progress.step) if training.progress.step < steps else None
-    if batch is not None:
+
+    def try_(batch: Batch) -> None:
         check_gradients(online.policy, batch)
         losses = len(batch) // goal.pictures
         parts = max(need_of(online.policy, goal, batch).parts(losses), given.get("accumulation", 1))
         training.progress.parts = max(training.progress.parts, parts)
+
+    source = Tried(online.source(goal, given["updates"]), try_)
     return training.follow(source, goal, Plan(steps, given["learning_rate"]), live)
 
 
 def scores_in_words(training: Training) -> list[str]:
     """How each score went from the first to the last epoch."""
     epochs = training.history.epochs
-    names = [name for name in (epochs[0] if epochs else {}) if name not in ("number", "step")]
+    names = [name for name in (epochs[0] if epochs else {}) if name not in ("number", "step", "why")]
     return [
         f"{name}: {epochs[0][name][0]:.4g} in the first epoch, {epochs[-1][name][0]:.4g} in the last "
         f"(standard error {epochs[-1][name][1]:.2g})"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import comfy.model_management
@@ -13,6 +14,7 @@ from torch import Tensor
 from ..feedback.rewards.base import Reward
 from ..training.advantages import advantages
 from ..training.alarm import Measured, over_optimised
+from ..training.following import fingerprint
 from ..training.objectives import Batch, Objective
 from ..training.online import Epoch, OnlineSource, old_decay, prompts_of_epoch, seeds_of_epoch
 from ..training.policy_gradient import Awm, Draft, Ppo, StepBatch
@@ -25,8 +27,8 @@ from .rollouts import How, Rolled, check_plain_guidance, record_last, record_ste
 from .sampling import Conditioning, decode
 from .training_run import Training
 
-Scorer = Callable[[Tensor, Sequence[str], int], list[float]]
-"""Pictures (N, 3, H, W), their prompts, and the number of the epoch -> a score each."""
+Scorer = Callable[[Tensor, Sequence[str], str], list[float]]
+"""Pictures (N, 3, H, W), their prompts, and a mark of these very pictures -> a score each."""
 
 LEVELS = 4
 """Noise levels at which a picture is seen in an update on the forward process."""
@@ -70,22 +72,30 @@ class Online:
         return OnlineSource(
             updates, lambda number: self.roll(number, objective), self.advantages_of(objective),
             lambda epoch, advantage: self.build(objective, epoch, advantage), follower.run.folder / "rollouts",
-            lambda step: self.follow_old(objective, step), self.judge, lambda: follower.progress.setbacks,
+            lambda step: self.follow_old(objective, step), self.judge, lambda: follower.progress.setbacks, self.scored,
+            fingerprint(follower.settings),
         )  # fmt: skip
 
     @torch.no_grad()
     def roll(self, number: int, objective: Objective) -> Epoch:
-        """The pictures of an epoch, by the weights as they are, with everybody's scores."""
+        """The pictures of an epoch, without scores: by the old view where the objective compares with it, as NFT does,
+        whose optimum is derived for pictures of that view; else by the weights as they are."""
         prompts = prompts_of_epoch(self.prompts, number, self.prompts_per_epoch, self.group_size, self.seed)
         seeds = seeds_of_epoch(number, len(prompts), self.seed)
         rolled = self._rolled(prompts, seeds, number, objective)
-        images = decode(self.vae, rolled.latents)
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        watched = {name: score(images, prompts, number) for name, score in self.watched.items()}
-        watched |= {name: fit() for name, fit in self.fits.items()}
-        rewards = self.score(images, prompts, number)
         latents = self.policy.model.model.process_latent_in(rolled.latents.float())
-        return Epoch(number, prompts, rewards, {"latents": latents} | rolled.taken, watched)
+        return Epoch(number, prompts, [], {"latents": latents} | rolled.taken)
+
+    @torch.no_grad()
+    def scored(self, epoch: Epoch) -> Epoch:
+        """The epoch with everybody's scores."""
+        latents = epoch.tensors["latents"].cpu()
+        images = decode(self.vae, self.policy.model.model.process_latent_out(latents))
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        drawn = f"{epoch.number:05}-{mark_of(latents)}"
+        watched = {name: score(images, epoch.prompts, drawn) for name, score in self.watched.items()}
+        watched |= {name: fit() for name, fit in self.fits.items()}
+        return replace(epoch, rewards=self.score(images, epoch.prompts, drawn), watched=watched)
 
     def _rolled(self, prompts: Sequence[str], seeds: Sequence[int], number: int, objective: Objective) -> Rolled:
         recorder = None
@@ -94,7 +104,8 @@ class Online:
             recorder = record_steps(self.policy.process, steps, self.eta)
         elif isinstance(objective, Draft):
             recorder = record_last
-        return roll(self.policy, [self.conds[p] for p in prompts], self.conds[""], seeds, self.how, recorder)
+        with self.policy.view("old" if "old" in objective.views else "theta"):
+            return roll(self.policy, [self.conds[p] for p in prompts], self.conds[""], seeds, self.how, recorder)
 
     def advantages_of(self, objective: Objective) -> Callable[[Epoch], Tensor]:
         if isinstance(objective, Draft):  # follows the reward itself, whatever the others get
@@ -102,9 +113,9 @@ class Online:
         return lambda epoch: advantages(torch.tensor(epoch.rewards), epoch.prompts, self.win_rate)
 
     def follow_old(self, objective: Objective, step: int) -> None:
-        """The view that made the pictures: a lagging one for NFT, the model as it is for AWM."""
+        """The view that makes the next pictures: a lagging one for NFT, the model as it is for AWM."""
         if "old" in objective.views:
-            self.policy.adapters.follow(0.0 if isinstance(objective, Awm) else old_decay(step))
+            self.policy.adapters.follow(0.0 if isinstance(objective, Awm) else old_decay(step), step)
 
     def build(self, objective: Objective, epoch: Epoch, advantage: Tensor) -> Callable[[int], Batch]:
         """The updates of an epoch; pictures whose advantage is 0 are left out."""
@@ -167,24 +178,38 @@ class Online:
         return tensor.to(self.policy.device)
 
     def judge(self, step: int, epoch: Epoch) -> str:
-        """Notes an epoch once, and keeps the weights that made it if they are the best; says why the run has to end."""
+        """Notes an epoch once, and keeps the weights if it is the best; says why the run has to end.
+
+        Pictures of NFT are by the view that lags, up to half of the way behind the weights that are kept.
+        """
         follower, history = self.training.follower, self.training.history
-        if any(seen["number"] == epoch.number for seen in history.epochs):
-            return ""
+        if seen := next((one for one in history.epochs if one["number"] == epoch.number), None):
+            return self._ended_by(seen.get("why", ""))
         told = {"reward": epoch.rewards} | dict(epoch.watched)
-        measured = {name: Measured.of(values) for name, values in told.items()}
-        history.epochs.append(
-            {"number": epoch.number, "step": step} | {name: [m.mean, m.error] for name, m in measured.items()}
-        )
-        stale = follower.judge(step, self._badness(), self.patience)
+        measured = {n: Measured.of(values, () if n in self.fits else epoch.prompts) for n, values in told.items()}
+        entry: dict[str, Any] = {"number": epoch.number, "step": step}
+        history.epochs.append(entry | {name: [m.mean, m.error] for name, m in measured.items()})
         series = {name: [Measured(*seen[name]) for seen in history.epochs] for name in told}
+        why = self._alarm(epoch.number, series)
+        if follower.judge(step, self._badness(), self.patience):
+            history.events.append(f"epoch {epoch.number}: stopped, the reward did not rise any more")
+            why = why or self._noted("the reward did not rise any more")
+        return self._ended_by(why)
+
+    def _alarm(self, number: int, series: dict[str, list[Measured]]) -> str:
         alarm = over_optimised(series.pop("reward"), series)
         if alarm:
-            history.events.append(f"epoch {epoch.number}: {alarm}")
-        if stale:
-            history.events.append(f"epoch {epoch.number}: stopped, the reward did not rise any more")
-        why = (alarm if self.stop_at_alarm else "") or ("the reward did not rise any more" if stale else "")
-        follower.prefer_best = bool(why)
+            self.training.history.events.append(f"epoch {number}: {alarm}")
+        return self._noted(alarm) if self.stop_at_alarm else ""
+
+    def _noted(self, why: str) -> str:
+        """Why the run ends, kept for one that is put down before its LoRA is saved: it has to end when it goes on."""
+        if why:
+            self.training.history.epochs[-1]["why"] = why
+        return why
+
+    def _ended_by(self, why: str) -> str:
+        self.training.follower.prefer_best = bool(why)
         return why
 
     def _badness(self) -> float:
@@ -194,6 +219,11 @@ class Online:
             if now[name][0] < first[name][0] - 2 * (now[name][1] ** 2 + first[name][1] ** 2) ** 0.5:
                 return 1e9
         return -now["reward"][0]
+
+
+def mark_of(latents: Tensor) -> str:
+    """The same for the same latents, bit for bit."""
+    return hashlib.sha256(latents.float().contiguous().numpy().tobytes()).hexdigest()[:16]
 
 
 def differentiable_score(policy: Policy, vae: Any, reward: Reward) -> Callable[[Tensor, Batch], Tensor]:

@@ -50,7 +50,7 @@ class Adapters:
         also: Collection[str] = (),
         injected: Callable[[Adapters], None] = lambda adapters: None,
     ):
-        self._injected = injected
+        self._injected, self.followed = injected, -1
         self.network, self.rank, self.alpha = network, rank, float(rank if alpha is None else alpha)
         self.kind: AdapterKind = kind
         chosen = {*target_layers(network, layers), *also}
@@ -121,8 +121,15 @@ class Adapters:
                 layer.set_adapter("theta")
 
     @torch.no_grad()
-    def follow(self, decay: float) -> None:
-        """old = decay * old + (1 - decay) * theta; the first call makes old a copy of theta."""
+    def follow(self, decay: float, at: int = -1) -> None:
+        """old = decay * old + (1 - decay) * theta; the first call makes old a copy of theta.
+
+        at: the step before which this is, where it may be asked for twice, by a run that was put down in between: the
+        second time nothing changes.
+        """
+        if at == self.followed >= 0 and self.has_old:
+            return
+        self.followed = at
         if not self.has_old:
             self._inject("old")
             for layer in self.layers:
@@ -240,11 +247,14 @@ class MovingAverage:
         torch._foreach_lerp_(self.values, [p.detach() for p in self.parameters], 1 - decay)
 
     @contextmanager
-    def shown(self) -> Iterator[None]:
-        """The parameters hold the average inside the block, and afterwards what they held before, bit for bit."""
+    def shown(self, values: Sequence[Tensor] | None = None) -> Iterator[None]:
+        """The parameters hold the average inside the block, and afterwards what they held before, bit for bit.
+
+        values: what they hold instead of the average.
+        """
         with torch.no_grad():
             kept = [p.detach().clone() for p in self.parameters]
-            torch._foreach_copy_(self.parameters, self.values)
+            torch._foreach_copy_(self.parameters, list(self.values if values is None else values))
         try:
             yield
         finally:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -25,7 +26,8 @@ class Epoch:
     """The pictures of one epoch, as they have to be kept until it is done.
 
     prompts, rewards: one a picture; tensors: latents (N, C, *spatial) in model space and whatever else the objective
-    trains on, with one row a picture; watched: other scores by name, which are looked at and not trained on.
+    trains on, with one row a picture; watched: other scores by name, which are looked at and not trained on; mark: of
+    the run that they are of. Pictures that were only drawn have no rewards yet.
     """
 
     number: int
@@ -33,13 +35,14 @@ class Epoch:
     rewards: Sequence[float]
     tensors: Tensors
     watched: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    mark: str = ""
 
     def save(self, path: Path) -> None:
         """Writes the file whole or not at all."""
         from safetensors.torch import save_file
 
         told = {"number": self.number, "prompts": list(self.prompts), "rewards": list(self.rewards)}
-        told["watched"] = {name: list(values) for name, values in self.watched.items()}
+        told |= {"watched": {name: list(values) for name, values in self.watched.items()}, "mark": self.mark}
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.tensors.items()}
@@ -55,17 +58,28 @@ class Epoch:
         with safe_open(path, framework="pt") as opened:
             told = json.loads(opened.metadata()["epoch"])
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # it is no mapping
-        return cls(told["number"], told["prompts"], told["rewards"], tensors, told["watched"])
+        return cls(told["number"], told["prompts"], told["rewards"], tensors, told["watched"], told.get("mark", ""))
+
+    def check(self) -> None:
+        """Raises ValueError for scores that are no numbers: nothing could be learned from them."""
+        for name, scores in {"the reward": self.rewards, **self.watched}.items():
+            if wrong := sum(not math.isfinite(score) for score in scores):
+                raise ValueError(
+                    f"{wrong} of {len(scores)} scores by {name} are not a number. The pictures are kept and will be "
+                    "scored again when this node runs again: look at what scores them first."
+                )
 
 
 @dataclass
 class OnlineSource:
     """A source that rolls out anew every `updates` steps, with the model as it then is.
 
-    roll: makes and scores the pictures of an epoch. advantages_of: an epoch -> (N,). begin: called before an epoch
-    is trained on, with the steps done, to let the old view follow. judge: told of each epoch once, when it begins;
-    returns why the run has to end, or "". folder: where epochs are kept, so that no scored picture is lost; setbacks:
-    how often the run went back so far, after which other pictures are made.
+    roll: makes the pictures of an epoch, and scores them unless `score` does: what was drawn is then kept while it is
+    scored, which may take people a day, and is not drawn again. advantages_of: an epoch -> (N,). begin: called before
+    an epoch is drawn, with the steps done, to let the old view follow; once more where the run is put down before the
+    next step. judge: told of each epoch when it was drawn; returns why the run has to end, or "". folder: where epochs
+    are kept, so that no picture is lost; setbacks: how often the run went back so far, after which other pictures are
+    made. mark: of the run; pictures of others are not taken.
     """
 
     updates: int
@@ -76,6 +90,8 @@ class OnlineSource:
     begin: Callable[[int], None] = lambda step: None
     judge: Callable[[int, Epoch], str] = lambda step, epoch: ""
     setbacks: Callable[[], int] = lambda: 0
+    score: Callable[[Epoch], Epoch] | None = None
+    mark: str = ""
     _now: tuple[int, int] | None = None
     _batch: Callable[[int], Batch] | None = None
 
@@ -87,22 +103,40 @@ class OnlineSource:
         return None if self._batch is None else self._batch(update)
 
     def _open(self, number: int, step: int, fresh: bool) -> None:
+        if fresh:
+            self.begin(step)
         epoch = self._epoch(number)
         if fresh and (why := self.judge(step, epoch)):
             raise EndOfRun(why)
-        if fresh:  # after what `judge` may save, so that a resumed run does it once
-            self.begin(step)
         advantage = self.advantages_of(epoch)
         self._batch = self.build(epoch, advantage) if bool((advantage != 0).any()) else None
         self._now = (number, self.setbacks())
 
     def _epoch(self, number: int) -> Epoch:
         path = self.path(number)
-        if path.exists():
-            return Epoch.load(path)
-        epoch = self.roll(number)
+        epoch = self._kept(path)
+        if epoch is None:
+            epoch = self.roll(number) if self.score is None else self.score(self._drawn(number))
+            epoch = replace(epoch, mark=self.mark)
+            epoch.check()  # before it is kept: a run could never get past such a file
+            epoch.save(path)
+        self._drawn_path(number).unlink(missing_ok=True)
+        return epoch
+
+    def _drawn(self, number: int) -> Epoch:
+        path = self._drawn_path(number)
+        if (kept := self._kept(path)) is not None:
+            return kept
+        epoch = replace(self.roll(number), mark=self.mark)
         epoch.save(path)
         return epoch
+
+    def _kept(self, path: Path) -> Epoch | None:
+        epoch = Epoch.load(path) if path.exists() else None
+        return epoch if epoch is not None and epoch.mark == self.mark else None
+
+    def _drawn_path(self, number: int) -> Path:
+        return self.path(number).with_name(f"drawn-{self.path(number).name}")
 
     def path(self, number: int) -> Path:
         """Where an epoch is kept."""

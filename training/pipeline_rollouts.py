@@ -97,7 +97,7 @@ class Online:
     def follow_old(self, objective: Objective, step: int) -> None:
         adapters: Adapters = self.policy.adapters
         if "old" in objective.views:
-            adapters.follow(0.0 if isinstance(objective, Awm) else old_decay(step))
+            adapters.follow(0.0 if isinstance(objective, Awm) else old_decay(step), step)
 
     def note(self, step: int, epoch: Epoch) -> str:
         """Writes down an epoch's reward, once; never ends the run."""

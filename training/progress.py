@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -44,6 +45,11 @@ class Progress:
             groups["old"] = self.adapters.parameters("old")
         return {name: _numbered(values) for name, values in groups.items()}
 
+    def is_finite(self) -> bool:
+        """Whether every weight of theta and of the moving average is a number."""
+        largest = torch._foreach_norm([p.detach() for p in (*self.parameters, *self.average.values)], math.inf)
+        return bool(torch.stack(list(largest)).isfinite().all())
+
     def numbers(self) -> dict[str, float]:
         """The rest of the state, as JSON."""
         state = self.optimizer.state.get(self.parameters[0], {})
@@ -54,6 +60,7 @@ class Progress:
             "setbacks": self.setbacks,
             "average_steps": self.average.steps,
             "adam_steps": float(state["step"]) if state else 0.0,
+            "followed": -1 if self.adapters is None else self.adapters.followed,
         }
 
     @torch.no_grad()
@@ -68,6 +75,8 @@ class Progress:
         if "old" in tensors and self.adapters is not None:
             self.adapters.follow(0.0)
             _fill(self.adapters.parameters("old"), tensors["old"])
+        if self.adapters is not None:
+            self.adapters.followed = int(numbers.get("followed", -1))
 
     def _restore_moments(self, tensors: Mapping[str, Mapping[str, Tensor]], steps: float) -> None:
         self.optimizer.state.clear()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +14,24 @@ import comfy.model_management
 import comfy.samplers
 import comfy.utils
 import folder_paths
+import numpy as np
 import pytest
 import torch
 from nodes import LoraLoaderModelOnly  # pyright: ignore[reportAttributeAccessIssue]  # ComfyUI's own
 from torch import Tensor
 
-from feedback_loop.feedback.records import Rating
+from feedback_loop.feedback.records import Generation, Rating
 from feedback_loop.feedback.rewards.base import Reward
 from feedback_loop.feedback.store import FeedbackStore
 from feedback_loop.nodes import people, prompt_lists, reinforce, training_run
 from feedback_loop.nodes.denoiser import WrongConnectionError
+from feedback_loop.nodes.live import Live
 from feedback_loop.nodes.policy import trainable
+from feedback_loop.nodes.reinforce_run import Online
 from feedback_loop.nodes.rollouts import How, how_to_sample, record_last, record_steps, roll, window_of
 from feedback_loop.nodes.sampling import sample
 from feedback_loop.tests.nodes import tiny_models
+from feedback_loop.training import lora_files
 from feedback_loop.training.policy_gradient import StepBatch, step_log_prob
 
 NFT = {"objective": "NFT", "beta": 1.0, "kl": 1e-3}
@@ -97,17 +103,21 @@ def test_every_objective_trains_and_its_file_loads(kept: FeedbackStore, objectiv
     assert comfy.model_management.in_training is False
 
 
-@pytest.mark.parametrize("objective", [NFT, PPO], ids=lambda o: o["objective"])
+@pytest.mark.parametrize("objective", [NFT, PPO | {"eta": 0.7}], ids=lambda o: o["objective"])
 def test_flow_models_are_reinforced_as_well(kept: FeedbackStore, objective: dict[str, Any]) -> None:
-    """SD3 in small with text as its own encoders would make it; PPO with the flow form of the step."""
-    with trainable(tiny_models.sd3(), rank=4, seed=0) as policy:
-        conds = [tiny_models.conditioning("sd3", seed) for seed in range(2)]
+    """SD3 in small with text as its own encoders would make it: two epochs of two updates move its adapter."""
+    reward = Brightness()
+    with torch.inference_mode(), trainable(tiny_models.sd3(), rank=4, seed=0) as policy:
+        conds = {prompt: tiny_models.conditioning("sd3", seed) for seed, prompt in enumerate(("a", "b", ""))}
+        vae = tiny_models.vae(channels=16)
+        run_of_it = training_run.Training.begin(policy, "flow", {}, resume=False)
         how = how_to_sample(policy.model, 2.0, 4, "euler", "normal", (64, 64))
-        recorder = record_steps(policy.process, range(1, 3), 0.7) if objective is PPO else None
-        rolled = roll(policy, conds, conds[0], [1, 2], how, recorder)
-        assert rolled.latents.isfinite().all()
-        if recorder is not None:
-            check_ratio(policy, rolled.taken, conds, 2.0)
+        score = partial(reinforce.by_reward, reward)
+        online = Online(run_of_it, vae, conds, ["a", "b"], how, score, 2, 2, 2, seed=1, eta=0.7)
+        goal = reinforce.goal_of(objective, policy, vae, {})
+        lora = reinforce.reinforce(online, goal, {"epochs": 2, "updates": 2, "learning_rate": 1e-3}, Live("flow", 4))
+    assert moved(lora_files.to_tensors(lora)) and len(run_of_it.history.losses) == 4
+    assert [sorted(asked) for asked in reward.asked] == [["a", "a", "b", "b"]] * 2
 
 
 @pytest.mark.parametrize("objective", [NFT, AWM, PPO, DRAFT], ids=lambda o: o["objective"])
@@ -141,7 +151,7 @@ def check_ratio(policy: Any, taken: dict[str, Tensor], conds: list[Any], cfg: fl
         assert torch.allclose(ratio, torch.ones_like(ratio), atol=2e-6)
 
 
-@pytest.mark.parametrize("kind", ["sd15", "flux"])
+@pytest.mark.parametrize("kind", ["sd15", "sd3", "flux"])
 def test_ppos_ratio_is_one_on_what_the_sampler_took(kind: str) -> None:
     """CFG 3 of two prompts in one batch, through ComfyUI's sampling code and through the policy: far inside the clip
     of 1e-4."""
@@ -253,6 +263,111 @@ def test_the_alarm_ends_the_run_and_hands_out_the_weights_of_before(kept: Feedba
     assert moved(output.args[0]) is (what == "warn")
 
 
+@contextmanager
+def dying_before_the_file(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Runs end as by Ctrl+C when they come to their LoRA's file, with all steps done and saved."""
+
+    def dying(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training_run.Training, "save", dying)
+        yield
+
+
+SHORT = {"epochs": 1, "updates": 1}
+
+
+def named(output: Any) -> str:
+    return output.ui["lora"][0]
+
+
+def test_a_run_goes_on_only_with_the_same_reward_and_sampler(
+    kept: FeedbackStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another reward of the same name, and another option of the same sampler, begin new runs."""
+
+    def sampler(noise: float) -> Any:
+        return comfy.samplers.ksampler("euler", {"s_noise": noise})
+
+    with dying_before_the_file(monkeypatch):
+        run(tiny_models.sd15(), Brightness(), sampler=sampler(1.0), **SHORT)
+    assert named(run(tiny_models.sd15(), Brightness(-1.0), sampler=sampler(1.0), **SHORT)) == "mine_00002.safetensors"
+    assert named(run(tiny_models.sd15(), Brightness(), sampler=sampler(0.9), **SHORT)) == "mine_00003.safetensors"
+    assert named(run(tiny_models.sd15(), Brightness(), sampler=sampler(1.0), **SHORT)) == "mine_00001.safetensors"
+
+
+def test_a_run_goes_on_whatever_is_rated_elsewhere_meanwhile(
+    kept: FeedbackStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ratings of another collection say nothing of those that are held out; one of theirs makes it another run."""
+    rate(kept, (1, 5, 2, 4), "held out")
+    with dying_before_the_file(monkeypatch):
+        run(tiny_models.sd15(), alarm={"alarm": "stop", "ratings": kept.feedback("held out")}, **SHORT)
+    rate(kept, (1, 5), "elsewhere")
+    same = run(tiny_models.sd15(), alarm={"alarm": "stop", "ratings": kept.feedback("held out")}, **SHORT)
+    assert named(same) == "mine_00001.safetensors"
+    with dying_before_the_file(monkeypatch):
+        run(tiny_models.sd15(), alarm={"alarm": "stop", "ratings": kept.feedback("held out")}, **SHORT)
+    rate(kept, (3,), "held out")
+    other = run(tiny_models.sd15(), alarm={"alarm": "stop", "ratings": kept.feedback("held out")}, **SHORT)
+    assert named(other) == "mine_00003.safetensors"
+
+
+def rate(kept: FeedbackStore, stars: Sequence[int], collection: str) -> None:
+    """A picture of noise for each."""
+    rng = np.random.default_rng(0)
+    for star in stars:
+        pixels = rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        image = kept.add_image(pixels, Generation(prompt="a red circle"), collection)
+        kept.add_rating(Rating(image, star, "ann"))
+
+
+def test_a_run_that_the_alarm_ended_ends_again_when_it_goes_on(
+    kept: FeedbackStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process dies between the alarm and the LoRA's file: run again, it takes no further step and hands out the
+    weights of before, as it would have."""
+    alarm = {"alarm": "stop", "second_reward": Falls(), "ratings": None}
+    with dying_before_the_file(monkeypatch):
+        run(tiny_models.sd15(), Rises(), epochs=8, updates=1, alarm=alarm)
+    assert not list((tmp_path / "loras").iterdir())
+    output = run(tiny_models.sd15(), Rises(), epochs=8, updates=1, alarm=alarm)
+    assert output.ui["lora"] == ("mine_00001.safetensors",) and "Over-optimisation" in output.args[3]
+    assert len(output.args[1]["loss"]) == 5 and not moved(output.args[0])
+
+
+def test_a_run_that_patience_ended_ends_again_when_it_goes_on(
+    kept: FeedbackStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with dying_before_the_file(monkeypatch):
+        run(tiny_models.sd15(), Falls(), epochs=8, updates=1, patience=2)
+    output = run(tiny_models.sd15(), Falls(), epochs=8, updates=1, patience=2)
+    assert len(output.args[1]["loss"]) == 2 and not moved(output.args[0])
+
+
+def test_a_model_is_tried_also_where_the_first_epoch_teaches_nothing(kept: FeedbackStore, monkeypatch: Any) -> None:
+    """Equal scores in the first epoch, other ones in the second: its batch, the first one, is the one that is tried."""
+    tried: list[int] = []
+    check = reinforce.check_gradients
+    monkeypatch.setattr(
+        reinforce, "check_gradients", lambda policy, batch: tried.append(len(batch)) or check(policy, batch)
+    )
+
+    class EqualAtFirst(Falls):
+        def score(self, images: Tensor, prompts: Any, embed: Any) -> Tensor:
+            return super().score(images, prompts, embed) * (len(self.asked) > 1)
+
+    output = run(tiny_models.sd15(), EqualAtFirst())
+    assert len(tried) == 1 and moved(output.args[0])
+
+
+@pytest.mark.parametrize("objective", [NFT, AWM], ids=lambda o: o["objective"])
+def test_objectives_with_an_old_view_train_in_half_precision(kept: FeedbackStore, objective: dict[str, Any]) -> None:
+    output = run(tiny_models.sd15(), objective=objective, precision="bf16")
+    assert moved(output.args[0]) and len(output.args[1]["loss"]) == 4
+
+
 def test_patience_ends_a_run_that_gets_no_better(kept: FeedbackStore) -> None:
     """A reward that falls: the first epoch is the best, and after two more the run ends."""
     output = run(tiny_models.sd15(), Falls(), epochs=8, updates=1, patience=2)
@@ -261,15 +376,7 @@ def test_patience_ends_a_run_that_gets_no_better(kept: FeedbackStore) -> None:
 
 
 def test_the_fit_to_ratings_is_watched(kept: FeedbackStore) -> None:
-    import numpy as np
-
-    from feedback_loop.feedback.records import Generation
-
-    rng = np.random.default_rng(0)
-    for stars in (1, 5, 2, 4):
-        pixels = rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
-        image = kept.add_image(pixels, Generation(prompt="a red circle"), "held out")
-        kept.add_rating(Rating(image, stars, "ann"))
+    rate(kept, (1, 5, 2, 4), "held out")
     alarm = {"alarm": "stop", "ratings": kept.feedback("held out")}
     report = run(tiny_models.sd15(), alarm=alarm).args[3]
     assert "fit to held-out ratings: 0 in the first epoch" in report
@@ -305,6 +412,33 @@ def test_pictures_that_nobody_rated_wait_for_the_next_run_and_are_not_made_twice
         with pytest.raises(people.NobodyAnsweredError, match="0 of 4 pictures.*run this node again"):
             run(tiny_models.sd15(), scored_by=scored_by)
     assert len(kept.ids_of("people")) == 4
+
+
+def never_alike(model: Any, x: Tensor, sigmas: Tensor, **options: Any) -> Tensor:
+    """Euler's method with something added that no seed repeats, as rounding on a GPU is; counts its runs."""
+    DRAWN.append(len(x))
+    sample_euler = comfy.samplers.ksampler("euler").sampler_function
+    return sample_euler(model, x, sigmas, **options) + 0.3 * torch.randn(
+        x.shape, generator=torch.Generator().manual_seed(len(DRAWN))
+    )
+
+
+DRAWN: list[int] = []
+
+
+def test_people_are_asked_the_same_pictures_again_though_the_sampler_would_draw_others(kept: FeedbackStore) -> None:
+    """The process ends while an epoch waits for its ratings; they are given meanwhile, and are not lost."""
+    sampler = comfy.samplers.KSAMPLER(never_alike)
+    scored_by = {"scored_by": "people", "collection": "people", "hours": 0.0}
+    DRAWN.clear()
+    with pytest.raises(people.NobodyAnsweredError):
+        run(tiny_models.sd15(), scored_by=scored_by, epochs=1, sampler=sampler)
+    asked = kept.ids_of("people")
+    for place, image_id in enumerate(asked):
+        kept.add_rating(Rating(image_id, 1 + place, "ann"))
+    before = len(DRAWN)
+    output = run(tiny_models.sd15(), scored_by=scored_by, epochs=1, sampler=sampler)
+    assert moved(output.args[0]) and kept.ids_of("people") == asked and len(DRAWN) == before
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from feedback_loop.training.adapters import Adapters, MovingAverage, target_layers
+from feedback_loop.training.progress import Progress
 
 
 class Network(nn.Module):
@@ -102,6 +103,25 @@ def test_old_starts_as_a_copy_and_follows_by_its_decay(network: Network) -> None
     adapters.follow(0.75)
     expected = [0.75 * a + 0.25 * b for a, b in zip(first, adapters.parameters(), strict=True)]
     assert all(torch.allclose(o, e) for o, e in zip(adapters.parameters("old"), expected, strict=True))
+
+
+def test_old_follows_once_before_a_step_however_often_it_is_asked(network: Network) -> None:
+    """A run that is put down while an epoch is drawn asks again when it goes on, also through a checkpoint."""
+    adapters = Adapters(network, rank=4, seed=0)
+    adapters.follow(0.0, at=0)
+    push(adapters)
+    adapters.follow(0.5, at=3)
+    once = [p.detach().clone() for p in adapters.parameters("old")]
+    adapters.follow(0.5, at=3)
+    assert all(torch.equal(a, b) for a, b in zip(adapters.parameters("old"), once, strict=True))
+    progress = Progress(adapters.parameters(), MovingAverage(adapters.parameters()), adapters)
+    other = Adapters(Network(), rank=4, seed=1)
+    restored = Progress(other.parameters(), MovingAverage(other.parameters()), other)
+    restored.restore(progress.tensors(), progress.numbers())
+    other.follow(0.5, at=3)
+    assert all(torch.equal(a, b) for a, b in zip(other.parameters("old"), once, strict=True))
+    other.follow(0.5, at=6)
+    assert not all(torch.equal(a, b) for a, b in zip(other.parameters("old"), once, strict=True))
 
 
 def test_old_is_shown_in_its_view(network: Network, x: Tensor) -> None:

@@ -152,7 +152,8 @@ def online(kind: str, reward: Callable[[Tensor], Tensor], folder: Path, epochs: 
     policy, means = ideal(), []
 
     def roll(number: int) -> Epoch:
-        x, taken = rolled(policy, number)
+        with policy.view("old" if "old" in objective.views else "theta"):
+            x, taken = rolled(policy, number)
         means.append(float(x[:, 0, 0, 0].mean()))
         return Epoch(number, ["p"] * len(x), reward(x).tolist(), taken | {"latents": x})
 
@@ -161,7 +162,7 @@ def online(kind: str, reward: Callable[[Tensor], Tensor], folder: Path, epochs: 
         return torch.ones(len(scores)) if kind == "DRaFT" else advantages(torch.tensor(scores), epoch.prompts)
 
     def begin(step: int) -> None:
-        policy.adapters.follow(0.0 if kind == "AWM" else old_decay(step))
+        policy.adapters.follow(0.0 if kind == "AWM" else old_decay(step), step)
 
     made = OnlineSource(4, roll, advantages_of, builder(policy, objective), folder, begin)
     Follower(Run(folder / "run"), progress_of(policy), {}).follow(policy, made, objective, Plan(4 * epochs, 1e-2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +48,14 @@ def online(folder: Path, told: list[Any], rewards: Sequence[float] = (0.0, 1.0),
     return OnlineSource(3, roll, advantages_of, build, folder, **(hooks | more))
 
 
-def test_an_epoch_is_rolled_judged_and_begun_once_and_trained_on_for_its_updates(tmp_path: Path) -> None:
-    """What is saved when an epoch is judged is of before the old view follows, so that a resumed run follows once."""
+def test_an_epoch_is_begun_rolled_and_judged_once_and_trained_on_for_its_updates(tmp_path: Path) -> None:
+    """The old view follows first: it is the one that draws."""
     told: list[Any] = []
     made = online(tmp_path, told)
     for step in range(4):
         assert made.batch_at(step) is not None
-    first = [("roll", 0), "judge", ("begin", 0), ("build", 0)]
-    assert told == [*first, ("roll", 1), "judge", ("begin", 3), ("build", 1)]
+    first = [("begin", 0), ("roll", 0), "judge", ("build", 0)]
+    assert told == [*first, ("begin", 3), ("roll", 1), "judge", ("build", 1)]
 
 
 def test_no_scored_picture_is_lost_or_made_twice(tmp_path: Path) -> None:
@@ -86,6 +87,59 @@ def test_an_epoch_reads_back_as_it_was_written(tmp_path: Path) -> None:
     read = Epoch.load(tmp_path / "a.safetensors")
     assert (read.number, list(read.prompts), list(read.rewards)) == (3, ["p", "p"], [0.1, 0.7])
     assert read.watched == {"second": [0.5, 0.5]} and torch.equal(read.tensors["latents"], made.tensors["latents"])
+
+
+def drawn_and_scored(folder: Path, told: list[Any], rewards: Sequence[float], mark: str = "") -> OnlineSource:
+    """Pictures that are never drawn alike twice, scored apart from that."""
+
+    def roll(number: int) -> Epoch:
+        told.append("drawn")
+        return replace(epoch(number, []), prompts=["p", "p"], tensors={"latents": torch.randn(2, 1, 1, 2)}, watched={})
+
+    def score(made: Epoch) -> Epoch:
+        told.append(made.tensors["latents"])
+        return replace(made, rewards=rewards)
+
+    return replace(online(folder, []), roll=roll, score=score, mark=mark)
+
+
+class Cut(BaseException):
+    pass
+
+
+def test_pictures_are_kept_before_they_are_scored(tmp_path: Path) -> None:
+    """Cut off while people look at them: the same pictures are scored when the run goes on."""
+
+    class Nobody(list[float]):
+        def __iter__(self) -> Any:
+            raise Cut
+
+    told: list[Any] = []
+    with pytest.raises(Cut):
+        drawn_and_scored(tmp_path, told, Nobody([0.0, 1.0])).batch_at(0)
+    assert drawn_and_scored(tmp_path, told, [0.0, 1.0]).batch_at(0) is not None
+    assert told[0] == "drawn" and len(told) == 3 and torch.equal(told[1], told[2])
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch-00000-0.safetensors"]
+
+
+@pytest.mark.parametrize("broken", [float("inf"), float("nan")])
+def test_a_score_that_is_no_number_is_not_kept(tmp_path: Path, broken: float) -> None:
+    """The run can go on once the reward is mended, with the same pictures."""
+    told: list[Any] = []
+    with pytest.raises(ValueError, match="1 of 2 scores by the reward are not a number.*scored again"):
+        drawn_and_scored(tmp_path, told, [0.0, broken]).batch_at(0)
+    assert drawn_and_scored(tmp_path, told, [0.0, 1.0]).batch_at(0) is not None
+    assert len(told) == 3 and torch.equal(told[1], told[2])
+
+
+def test_pictures_of_another_run_in_the_same_folder_are_not_taken(tmp_path: Path) -> None:
+    """A run that was killed before its first checkpoint leaves its pictures; one of other settings makes its own."""
+    told: list[Any] = []
+    drawn_and_scored(tmp_path, told, [0.0, 1.0], "one").batch_at(0)
+    drawn_and_scored(tmp_path, told, [0.0, 1.0], "one").batch_at(0)
+    assert len(told) == 2
+    drawn_and_scored(tmp_path, told, [0.0, 1.0], "other").batch_at(0)
+    assert len(told) == 4 and not torch.equal(told[1], told[3])
 
 
 def test_a_judge_that_says_why_ends_the_run_after_whole_steps(tmp_path: Path) -> None:
