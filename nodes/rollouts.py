@@ -19,6 +19,9 @@ from .denoiser import WrongConnectionError
 from .policy import Policy
 from .sampling import Conditioning, batches, picture_key, sample
 
+UNCHANGED = ("torch.compile",)
+"""Keys of ComfyUI's wrappers around a model that leave its results as they are."""
+
 
 @dataclass(frozen=True)
 class How:
@@ -167,10 +170,27 @@ def window_of(steps: int, number: int, size: int, seed: int) -> range:
 
 
 def check_plain_guidance(model: Any) -> None:
-    """Raises WrongConnectionError where something changes CFG's result: PPO's ratios are of plain CFG."""
+    """Raises WrongConnectionError where something changes the model's result: PPO's ratios are of the network itself
+    under plain CFG."""
+    options = model.model_options
     changed = ("sampler_cfg_function", "sampler_post_cfg_function", "sampler_pre_cfg_function")
-    if any(model.model_options.get(name) for name in changed):
+    if any(options.get(name) for name in changed):
         raise WrongConnectionError(
             "This MODEL's guidance is changed (by reward guidance, a rescaled CFG or the like), and the steps of such "
             "a run can't be learned from: connect the plain model, or choose NFT or AWM."
         )
+    around = [_named(options["model_function_wrapper"])] if options.get("model_function_wrapper") else []
+    for wrappers in (model.wrappers, options.get("transformer_options", {}).get("wrappers", {})):
+        for by_key in wrappers.values():
+            around += [key or _named(each[0]) for key, each in by_key.items() if each and key not in UNCHANGED]
+    if around:
+        names = ", ".join(dict.fromkeys(around))
+        raise WrongConnectionError(
+            f"Something stands around this MODEL when it samples ({names}), such as a cache of steps or a node that "
+            "lets it look at other pictures. What it makes then is not what the network alone would, so its steps "
+            "can't be learned from: connect the plain model, or choose NFT or AWM."
+        )
+
+
+def _named(wrapper: Any) -> str:
+    return getattr(wrapper, "__qualname__", type(wrapper).__name__).split(".")[0]
