@@ -11,6 +11,7 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
+from ..training.loop import estimates
 from ..training.objectives import Batch, Objective
 from .checkpointing import checkpointed_blocks
 from .policy import Policy
@@ -44,7 +45,7 @@ class Need:
 
     def text(self) -> str:
         return (
-            f"needs about {_size(self.adapter)} for the adapter and {_size(self.graph)} a picture; "
+            f"needs about {_size(self.adapter)} for the adapter and {_size(self.graph)} a loss; "
             f"{_size(self.free)} is free"
         )
 
@@ -56,12 +57,15 @@ class Need:
 
 
 def need_of(policy: Policy, objective: Objective, batch: Batch) -> Need:
-    """Counts on one loss of the batch what its graph keeps. Raises NotEnoughMemoryError as soon as that is too much."""
+    """Counts on one loss of the batch what its graph keeps, that of a decoder and a reward behind the network included.
+
+    Raises NotEnoughMemoryError as soon as that is too much.
+    """
     weights = sum(p.numel() for p in policy.parameters()) * BYTES_PER_WEIGHT
     free = int(comfy.model_management.get_free_memory(policy.device))
     count = _Count(int(free / HEADROOM) - weights)
     try:
-        graph = count.of(policy, batch.part(0, objective.pictures))
+        graph = count.of(policy, objective, batch.part(0, objective.pictures))
     except (_TooMuch, torch.OutOfMemoryError):
         graph = None
     finally:
@@ -80,16 +84,17 @@ def _nothing(_: Any) -> Any:
 
 
 class _Count:
-    """Bytes that a forward pass keeps for its backward pass; weights that are there anyway are not counted.
+    """Bytes that a loss keeps for its backward pass; the network's weights, which are there anyway, are not counted.
 
-    A checkpointed block counts with what goes into it, and the largest one once with what it keeps inside.
+    Those of a decoder and a reward are, since they come on top of what is free now. A checkpointed block counts with
+    what goes into it, and the largest one once with what it keeps inside.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit, self.kept, self.largest, self._inside = limit, 0, 0, -1
         self.held: dict[int, Tensor] = {}
 
-    def of(self, policy: Policy, batch: Batch) -> int:
+    def of(self, policy: Policy, objective: Objective, batch: Batch) -> int:
         network = policy.inner.diffusion_model
         for weight in network.parameters():
             if type(weight) in (Tensor, torch.nn.Parameter):
@@ -97,7 +102,7 @@ class _Count:
         with ExitStack() as stack, torch.autograd.graph.saved_tensors_hooks(self._saved, _nothing):
             for block in checkpointed_blocks(network):
                 stack.enter_context(block.plainly(self._enter, self._leave))
-            policy.denoise(batch.x, batch.sigma, batch.cond)
+            objective.losses(estimates(policy, objective, batch), batch)
         return self.kept + self.largest
 
     def _saved(self, tensor: Tensor) -> None:

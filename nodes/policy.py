@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ from .quantised import check_weights, is_quantised, make_dense
 from .sampling import Conditioning
 
 Precision = Literal["auto", "bf16", "fp32"]
+
+CONDITIONS = 64
+"""Prompts whose conditions a policy keeps on its device; those asked for the longest ago are made again."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ class Policy:
         if setup.checkpointing:
             checkpoint_blocks(self.inner.diffusion_model)
         self._options = model.model_options.get("transformer_options", {})
-        self._conds: dict[tuple[int, tuple[int, ...]], tuple[Conditioning, dict[str, Any]]] = {}
+        self._conds: OrderedDict[tuple[int, tuple[int, ...]], tuple[Conditioning, dict[str, Any]]] = OrderedDict()
 
     def denoise(self, x: Tensor, sigma: Tensor, cond: Sequence[Any]) -> Tensor:
         """Clean estimates of x (B, C, *spatial) in model space at sigma (B,), under one condition a picture."""
@@ -137,6 +141,9 @@ class Policy:
         key = (id(cond), shape)
         if key not in self._conds:
             self._conds[key] = (cond, model_conds(self.inner, cond, shape, self.device))
+        self._conds.move_to_end(key)
+        if len(self._conds) > CONDITIONS:
+            self._conds.popitem(last=False)
         return self._conds[key][1]
 
 

@@ -21,7 +21,7 @@ from ..training.low_rank import Part
 from ..training.objectives import Objective
 from ..training.pictures import Pictures, examples
 from ..training.sources import Example, ForwardSource, Group
-from ..training.validation import Validation, split
+from ..training.validation import FEWEST, Validation, split
 from .compat import FEEDBACK, io, store, ui
 from .decoder import check_vae
 from .examples import encode_pictures, encode_prompts, rated_pictures, scored_pictures
@@ -201,9 +201,13 @@ def learn(
     kept, held = split(learned, held_out.get("share", 0.0), seed)
     source = ForwardSource(kept, conds, policy.process, policy.sigma_at, numbers["batch"], seed)
     check_gradients(policy, source.batch_at(0))
-    parts = need_of(policy, goal, source.batch_at(0)).parts(numbers["batch"])
+    need = need_of(policy, goal, source.batch_at(source.largest_step()))
+    training.tell(f"Training {need.text()}.")
+    parts = need.parts(numbers["batch"])
     training.progress.parts = max(training.progress.parts, parts, numbers.get("accumulation", 1))
     checks = None
+    if held_out["held_out"] == CHECKS and not held:
+        training.tell(f"Nothing is held out: that takes {FEWEST} pictures or pairs, and there are {len(learned)}.")
     if held_out["held_out"] == CHECKS and held:
         loss = Validation(policy, goal, source, held, training.progress.average)
         checks = Checks(loss, held_out["every"], held_out["patience"])

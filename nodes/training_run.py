@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -40,6 +41,7 @@ class Training:
     settings: dict[str, Any]
     follower: Follower
     resumed_at: int = field(default=0)
+    told: list[str] = field(default_factory=list)
 
     @classmethod
     def begin(
@@ -56,6 +58,11 @@ class Training:
         if resume and made.follower.resume():
             made.resumed_at = progress.step
         return made
+
+    def tell(self, line: str) -> None:
+        """Says it in the log now, and in the report at the end."""
+        logging.info("Feedback Loop, %s: %s", self.name, line)
+        self.told.append(line)
 
     @property
     def progress(self) -> Progress:
@@ -181,4 +188,4 @@ def summary(training: Training, path: Path, what: str) -> str:
     )
     if training.resumed_at:
         text += f"; gone on from step {training.resumed_at}"
-    return "\n".join([text, *training.history.events])
+    return "\n".join([text, *training.told, *training.history.events])

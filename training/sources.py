@@ -162,6 +162,11 @@ class ForwardSource:
         """How many batches it takes to see each picture once."""
         return sum(-(-len(members) // self.batch) for members in self._sizes().values())
 
+    def largest_step(self) -> int:
+        """A step of the first epoch whose latents are the largest of all."""
+        plan = self._epoch(0)  # type: ignore[attr-defined]
+        return max(range(len(plan)), key=lambda step: self.groups[plan[step][0]][0].latent.numel())
+
     def _plan(self, epoch: int) -> list[list[int]]:
         """The batches of an epoch: each size's pictures shuffled and cut up, the last batch filled from the start."""
         generator = self._stream(SHUFFLE, epoch)

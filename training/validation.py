@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .adapters import MovingAverage
-from .loop import Policy, estimates
+from .loop import Policy, cuts, estimates, in_parts, measured
 from .objectives import Batch, Objective, View, squared_error
 from .sources import Example, ForwardSource, Group
 
@@ -45,17 +45,31 @@ class Validation:
     ) -> None:
         self.policy, self.objective, self.average = policy, objective, average
         self.source = replace(source, examples=held_out, dropout=0.0, seed=source.seed + 1)
+        self.parts = 1
 
-    @torch.no_grad()
     def __call__(self) -> float:
-        total, count = 0.0, 0
+        found = []
         with self.average.shown():
             # twice through the pictures: each is seen at two noise levels
             for step in range(2 * self.source.steps_in_epoch()):
                 batch = self.source.batch_at(step)
-                losses = self.objective.losses(estimates(self.policy, self.objective, batch), batch)
-                total, count = total + float(losses.sum()), count + len(losses)
-        return total / count
+                losses, self.parts = losses_in_parts(self.policy, self.objective, batch, self.parts)
+                found.append(losses)
+        return float(torch.cat(found).double().mean())
+
+
+@torch.no_grad()
+def losses_in_parts(policy: Policy, objective: Objective, batch: Batch, parts: int) -> tuple[Tensor, int]:
+    """(losses of a batch, the parts it was looked at in): in twice as many while memory is short, as in training."""
+
+    def work(parts: int) -> Tensor:
+        cut, seen = cuts(batch, objective.pictures, parts), batch
+        if len(cut) > 1 and batch.measured is None:
+            seen = replace(batch, measured=measured(policy, objective, batch, parts))
+        some = [seen.part(rows.start, rows.stop) for rows in cut]
+        return torch.cat([objective.losses(estimates(policy, objective, part), part) for part in some])
+
+    return in_parts(work, parts, len(batch) // objective.pictures)
 
 
 @dataclass(frozen=True)
@@ -79,12 +93,11 @@ class RatingFit:
     """
 
     def __init__(self, policy: Policy, source: ForwardSource) -> None:
-        self.policy, self.source = policy, replace(source, dropout=0.0)
+        self.policy, self.source, self.parts = policy, replace(source, dropout=0.0), 1
 
-    @torch.no_grad()
     def __call__(self) -> list[float]:
-        gain, found = _Gain(), []
+        found = []
         for step in range(self.source.steps_in_epoch()):
-            batch = self.source.batch_at(step)
-            found.append(gain.losses(estimates(self.policy, gain, batch), batch))
+            losses, self.parts = losses_in_parts(self.policy, _Gain(), self.source.batch_at(step), self.parts)
+            found.append(losses)
         return torch.cat(found).tolist()
