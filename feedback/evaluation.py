@@ -90,16 +90,21 @@ def paired_win_rate(a: Numbers, b: Numbers, clusters: Sequence[Hashable] | None 
 
 
 def win_rate(wins: Numbers, clusters: Sequence[Hashable] | None = None) -> Interval:
-    """Mean of (N,) wins: 1, 0 or .5 for a tie; see `paired_win_rate`."""
+    """Mean of (N,) wins: 1, 0 or .5 for a tie; see `paired_win_rate`.
+
+    Where all are alike nothing tells how alike those of a cluster are, and each cluster counts once.
+    """
     wins = _array(wins)
     if not len(wins):
         raise ValueError("There are no pairs to count wins of: give at least one.")
     rate, n = float(wins.mean()), float(len(wins))
-    if clusters is not None and 0 < rate < 1:
+    if clusters is not None:
         sums, counts = _cluster_sums(wins, clusters)
         groups = len(sums)
         if groups < 2:
             return Interval(rate, 0.0, 1.0)
+        if (wins == rate).all():
+            return wilson(rate * groups, groups)
         inflated = (
             groups
             / (groups - 1)

@@ -102,3 +102,13 @@ def test_numbers_of_unequal_length_are_refused() -> None:
             function([1.0], [1.0, 2.0])
     with pytest.raises(ValueError, match="clusters"):
         evaluation.mean_interval([1.0, 2.0], ["a"])
+
+
+@pytest.mark.parametrize("won", [0.0, 0.5, 1.0])
+def test_where_all_pairs_end_alike_prompts_are_counted_and_not_pictures(won: float) -> None:
+    """5 prompts of 20 pictures: as sure as 5 pairs, by Wilson 5 of 5 from .566, and no surer with more of the same."""
+    clusters = np.repeat(range(5), 20).tolist()
+    found = evaluation.win_rate(np.full(100, won), clusters)
+    assert found == pytest.approx(evaluation.wilson(5 * won, 5))
+    assert evaluation.win_rate(np.full(100, won), list(range(100))) == pytest.approx(evaluation.wilson(100 * won, 100))
+    assert evaluation.win_rate(np.full(20, won), ["p"] * 20)[1:] == (0.0, 1.0)
