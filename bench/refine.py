@@ -65,7 +65,7 @@ WISHES = (
     Wish("on the left", "place", "left"),
     Wish("no watermark", "watermark", "none"),
 )
-REFERENCES = (("light", "bright"), ("texture", "busy"), ("size", "large"), ("colour", "red"))
+REFERENCES = (("texture", "busy"), ("colour", "red"), ("light", "bright"), ("size", "large"))
 
 
 # Words
@@ -131,7 +131,7 @@ def one_reference(demo: Demo, attribute: str, word: str, count: int) -> dict[str
 
 SETS = 4
 """So many times eight references, each for its share of the pictures: what eight have in common is often chance."""
-REFERENCE_SETTINGS = (0.8, 0.0, 0.6)
+REFERENCE_SETTINGS = (0.5, 0.0, 1.0)
 """strength, start_percent, end_percent: the node's defaults."""
 
 

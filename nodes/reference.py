@@ -185,7 +185,7 @@ class FeedbackReferenceGuidance(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="The VAE of the model, which encodes the references."),
                 io.Float.Input(
                     "strength",
-                    default=0.8,
+                    default=0.5,
                     min=0.0,
                     max=2.0,
                     step=0.05,
@@ -197,8 +197,9 @@ class FeedbackReferenceGuidance(io.ComfyNode):
                 ),
                 share_input(
                     "end_percent",
-                    0.6,
-                    "When it stops to look, as a share of the run. Later copies more detail.",
+                    1.0,
+                    "When it stops to look, as a share of the run. Textures and colours come mostly in the last part; "
+                    "stop at 0.6 if detail is copied that you do not want.",
                     advanced=True,
                 ),
                 io.Image.Input("liked", optional=True, tooltip="Pictures to come near to, eight at most."),
