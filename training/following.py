@@ -105,7 +105,9 @@ class Follower:
                 self.checkpoint()
 
     def checkpoint(self, best: bool = False) -> None:
-        """The whole state, on disk and as the place to go back to."""
+        """The whole state, on disk and as the place to go back to; nothing where a weight is no number any more."""
+        if not self.progress.is_finite():
+            return
         about: dict[str, Any] = {"fingerprint": fingerprint(self.settings), "settings": self.settings}
         about |= {"numbers": self.progress.numbers(), "history": asdict(self.history)}
         tensors = self.progress.tensors()

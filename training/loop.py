@@ -46,14 +46,15 @@ class EndOfRun(Exception):  # noqa: N818  # it is no error
 
 
 class DivergedError(RuntimeError):
-    """The loss is no longer a number, also after going back twice; the moving average holds the last good weights."""
+    """Loss or weights are no longer numbers, also after going back twice; the average holds the last good ones."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """How long and how fast. lr falls to 0 over the steps, after a rise over the share `warmup` of them.
 
-    setbacks: how often a loss that is no number sends the run back to where it was last saved, at half the rate.
+    setbacks: how often a loss or weight that is no number sends the run back to where it was last saved, at half the
+    rate.
     """
 
     steps: int
@@ -110,7 +111,8 @@ def train(
     """The steps that are left, with AdamW without weight decay, until the plan's end or until `on_step` says True.
 
     What `on_step` raises ends it between two steps. Out of memory: the batch is worked off in halves from then on, with
-    the same gradient. A loss that is no number: back to `back`, by default the start. Raises DivergedError.
+    the same gradient. A loss or a weight that is no number: back to `back`, by default the start. Raises
+    DivergedError.
     compute: `gradients`, unless several processes share a batch.
     """
     back, compute = back or SavePoint(progress), compute or gradients
@@ -131,6 +133,9 @@ def train(
             progress.optimizer.param_groups[0] |= {"lr": lr, "betas": plan.betas}
             progress.optimizer.step()
             progress.average.update()
+            if not progress.is_finite():  # before anybody takes these weights for those to go back to
+                _set_back(back, plan)
+                continue
         progress.step += 1
         if on_step(Step(progress.step, loss, norm, lr, progress.parts)):
             return
@@ -141,7 +146,8 @@ def _set_back(back: SavePoint, plan: Plan) -> None:
     back.go_back()
     if exhausted:
         raise DivergedError(
-            f"The loss is not a number at step {step}, also at lower rates: train again with a lower learning rate."
+            f"The loss or a weight is not a number at step {step}, also at lower rates: train again with a lower "
+            "learning rate."
         )
 
 

@@ -85,7 +85,7 @@ class Run:
 
     def checkpoints(self) -> list[Path]:
         """Every step's folder, oldest first, valid or not."""
-        return sorted(self.folder.glob("step-*"))
+        return sorted(self.folder.glob("step-*"), key=lambda path: (len(path.name), path.name))  # 999999, 1000000
 
     def _tidy(self) -> None:
         best, valid = self.best(), [path for path in self.checkpoints() if is_valid(path)]

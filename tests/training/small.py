@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from feedback_loop.diffusion.process import Process, per_sample
 from feedback_loop.training.adapters import Adapters, MovingAverage
 from feedback_loop.training.following import Follower
 from feedback_loop.training.loop import Plan
-from feedback_loop.training.objectives import Batch, Objective, Sft, View
+from feedback_loop.training.objectives import Batch, Nft, Objective, Sft, View
+from feedback_loop.training.online import Epoch, OnlineSource
 from feedback_loop.training.progress import Progress
 from feedback_loop.training.runs import Run
 from feedback_loop.training.sources import Example, ForwardSource
@@ -76,10 +78,69 @@ class OldFollows:
 
 def follower_of(
     folder: Path, every: int, between: Callable[[], None] = lambda: None, steps: int = 20
-) -> tuple[Follower, Policy, OldFollows, Objective, Plan]:
+) -> tuple[Follower, Policy, OldFollows | OnlineSource, Objective, Plan]:
     """A run of `steps` steps that keeps an old view too, saved every `every` steps; between: called before each."""
     policy = Policy()
     policy.adapters.follow(0.0)
     run = Run(folder, every_steps=every, every_minutes=1e9)
     made = OldFollows(policy, source(torch.linspace(0, 2, 12)), between)
     return Follower(run, progress_of(policy), {"steps": steps}), policy, made, Sft(), Plan(steps, 1e-2)
+
+
+UPDATES = 3
+"""Steps an epoch of `online_of`."""
+
+
+@dataclass
+class Drawn:
+    """What the policy draws itself, in its old view: eight points an epoch, of which those further right are better."""
+
+    policy: Policy
+    follower: Follower
+
+    def roll(self, number: int) -> Epoch:
+        x = NOISY * torch.randn(8, 1, 1, 2, generator=torch.Generator().manual_seed(number))
+        with torch.no_grad(), self.policy.view("old"):
+            for sigma, after in ((NOISY, 1.0), (1.0, 0.0)):
+                d = self.policy.denoise(x, sigma * torch.ones(8), [1.0] * 8)
+                x = x + (x - d) / sigma * (after - sigma)
+        return Epoch(number, ["p"] * 8, [], {"latents": x})
+
+    def score(self, epoch: Epoch) -> Epoch:
+        return replace(epoch, rewards=epoch.tensors["latents"][:, 0, 0, 0].tolist())
+
+    def advantages_of(self, epoch: Epoch) -> Tensor:
+        rewards = torch.tensor(epoch.rewards)
+        return (rewards - rewards.mean()) / rewards.std()
+
+    def build(self, epoch: Epoch, advantage: Tensor) -> Callable[[int], Batch]:
+        labels = Nft().labels(advantage).tolist()
+        examples = [Example(x, "p", label) for x, label in zip(epoch.tensors["latents"], labels, strict=True)]
+        return replace(source(advantage), examples=examples, seed=epoch.number).batch_at
+
+    def judge(self, step: int, epoch: Epoch) -> str:
+        """Notes the epoch once, and keeps the weights if it is the best."""
+        history, mean = self.follower.history, sum(epoch.rewards) / len(epoch.rewards)
+        if all(seen["number"] != epoch.number for seen in history.epochs):
+            history.epochs.append({"number": epoch.number, "step": step, "reward": [mean, 0.0]})
+            self.follower.judge(step, -mean, 0)
+        return ""
+
+
+def online_of(
+    folder: Path, every: int, between: Callable[[], None] = lambda: None, steps: int = 12
+) -> tuple[Follower, Policy, OldFollows | OnlineSource, Objective, Plan]:
+    """A run on its own pictures, whose old view draws and follows; between: called before each epoch is drawn."""
+    policy = Policy()
+    follower = Follower(Run(folder, every_steps=every, every_minutes=1e9), progress_of(policy), {"online": steps})
+    drawn = Drawn(policy, follower)
+
+    def begin(step: int) -> None:
+        between()
+        policy.adapters.follow(0.5, step)
+
+    made = OnlineSource(
+        UPDATES, drawn.roll, drawn.advantages_of, drawn.build, folder / "rollouts", begin, drawn.judge,
+        lambda: follower.progress.setbacks, drawn.score, "a run",
+    )  # fmt: skip
+    return follower, policy, made, Nft(kl=0.0, old="old"), Plan(steps, 1e-2)

@@ -32,6 +32,13 @@ def test_the_newest_two_stay(tmp_path: Path) -> None:
     assert [path.name for path in run.checkpoints()] == ["step-000015", "step-000020"]
 
 
+def test_the_newest_stay_from_the_millionth_step_on(tmp_path: Path) -> None:
+    """By their numbers: by its letters step-1000000 would come before step-999999."""
+    run = saved(tmp_path, 999_998, 999_999, 1_000_000)
+    assert [path.name for path in run.checkpoints()] == ["step-999999", "step-1000000"]
+    assert run.latest() == tmp_path / "step-1000000"
+
+
 @pytest.mark.parametrize("damage", ["bytes", "missing file", "missing manifest", "torn manifest"])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, damage: str) -> None:
     run = saved(tmp_path, 5, 10)

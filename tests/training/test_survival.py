@@ -15,7 +15,7 @@ from torch import Tensor
 from feedback_loop.training.following import Checks, Follower
 from feedback_loop.training.loop import DivergedError, Plan, Step
 from feedback_loop.training.objectives import Sft
-from feedback_loop.training.runs import Run, is_valid
+from feedback_loop.training.runs import Run, is_valid, load
 
 from . import lives
 from .small import Policy, follower_of, progress_of, source
@@ -60,6 +60,34 @@ def test_a_run_that_is_killed_in_each_part_of_a_checkpoint_ends_there_too(
     assert lived(tmp_path / "run", "flush") > 8
     assert_bit_equal(states(tmp_path / "run"), undisturbed)
     assert not list((tmp_path / "run").glob(".*.part"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed_online(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("online")
+    lived(folder, "online")
+    return folder
+
+
+def assert_same_lora(a: Path, b: Path) -> None:
+    assert_bit_equal(states(a), states(b))
+    assert (a / "lora.safetensors").read_bytes() == (b / "lora.safetensors").read_bytes()
+
+
+def test_a_run_on_its_own_pictures_that_is_killed_again_and_again_ends_where_an_undisturbed_one_does(
+    tmp_path: Path, undisturbed_online: Path
+) -> None:
+    """Four epochs, whose pictures are drawn by the old view: what is trained on depends on all before."""
+    assert lived(tmp_path / "run", "online killed", seed=1) >= 2
+    assert_same_lora(tmp_path / "run", undisturbed_online)
+
+
+def test_a_run_that_is_killed_inside_of_keeping_its_pictures_or_its_lora_ends_there_too(
+    tmp_path: Path, undisturbed_online: Path
+) -> None:
+    assert lived(tmp_path / "run", "online files") == len(lives.FILES)
+    assert_same_lora(tmp_path / "run", undisturbed_online)
+    assert not list((tmp_path / "run" / "rollouts").glob("drawn-*"))
 
 
 def test_a_terminated_run_saves_its_last_step_before_the_process_ends(tmp_path: Path) -> None:
@@ -163,6 +191,50 @@ def test_a_loss_that_is_no_number_a_third_time_ends_the_run_with_the_last_good_w
         follower.follow(policy, source(torch.linspace(0, 2, 12)), Broken(99), Plan(8, 1e-2))
     assert follower.progress.step == 3
     assert all(value.isfinite().all() for value in follower.progress.average.values)
+
+
+def breaking(follower: Follower, at: int) -> None:
+    """The optimiser's step number `at`, counted over setbacks too, leaves a weight infinite, though its gradient was
+    finite, as an overflow does."""
+    seen = [0]
+
+    def after(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        seen[0] += 1
+        if seen[0] == at:
+            with torch.no_grad():
+                follower.progress.parameters[0].view(-1)[0] = torch.inf
+
+    follower.progress.optimizer.register_step_post_hook(after)
+
+
+@pytest.mark.parametrize("every", [1, 5], ids=["a checkpoint each step", "a checkpoint at the step that breaks"])
+def test_a_step_that_breaks_a_weight_is_never_what_the_run_goes_back_to(tmp_path: Path, every: int) -> None:
+    """Step 5 breaks the weights where a checkpoint is due: the run goes back to what was saved before and gets to its
+    end, with one setback, and no checkpoint ever holds a weight that is no number."""
+    policy = Policy()
+    follower = Follower(Run(tmp_path, 99, every, 1e9), progress_of(policy), {})
+    breaking(follower, at=5)
+    follower.follow(policy, source(torch.linspace(0, 2, 12)), Sft(), Plan(8, 1e-2))
+    assert follower.progress.step == 8 and follower.progress.setbacks == 1
+    for path in follower.run.checkpoints():
+        _, tensors, _ = load(path)
+        assert all(t.isfinite().all() for named in tensors.values() for t in named.values()), path
+    assert follower.progress.is_finite()
+
+
+@pytest.mark.parametrize("where", ["theta", "average"])
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path, where: str) -> None:
+    follower, policy, made, objective, plan = follower_of(tmp_path, every=3)
+    follower.follow(policy, made, objective, plan)
+    before = follower.run.latest()
+    broken = follower.progress.parameters if where == "theta" else follower.progress.average.values
+    with torch.no_grad():
+        broken[-1].view(-1)[0] = torch.nan
+    follower.progress.step += 1
+    follower.checkpoint()
+    assert before is not None and follower.run.latest() == before
+    follower.back.go_back()
+    assert follower.progress.is_finite() and follower.progress.step == 20
 
 
 def test_the_run_stops_when_the_held_out_loss_rises_and_hands_out_the_best(tmp_path: Path) -> None:
