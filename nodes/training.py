@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from comfy.samplers import KSAMPLER
 from torch import Tensor
 
@@ -15,10 +16,11 @@ from ..feedback.records import Feedback
 from ..feedback.rewards.base import Reward
 from ..feedback.rewards.identity import identity
 from ..training import lora_files
-from ..training.following import Checks, History
+from ..training.following import Checks, History, fingerprint
 from ..training.loop import Plan, Step
 from ..training.low_rank import Part
 from ..training.objectives import Objective
+from ..training.online import Epoch
 from ..training.pictures import Pictures, examples
 from ..training.sources import Example, ForwardSource, Group
 from ..training.validation import FEWEST, Validation, split
@@ -55,7 +57,6 @@ if TYPE_CHECKING:
 
 SHOWN = 4
 """Samples of the LoRA so far, of the first prompts in turn."""
-
 
 NOT_TOLD = ("show", "resume", "accumulation", "hours")
 """Inputs that the result does not depend on: a run goes on whatever they are."""
@@ -123,14 +124,18 @@ def fit_lora(
     check_vae(vae, model)
     goal, about = goal_of(objective)
     checked_name(name)
-    sources, conds = material(model, feedback, clip, vae, pictures, seed)
-    learned = examples(sources, latents_of(model, vae, sources), goal)
-    settings = about | plain(numbers) | {"seed": seed, "pictures": plain(pictures), "data": digest(sources)}
+    rated = rated_pictures(store(), feedback)
+    conds = encode_prompts(clip, rated.prompts)
+    check_prompts(model, conds.values())
+    latents = encode_pictures(model, vae, rated.images)
+    settings = about | plain(numbers) | {"seed": seed, "pictures": plain(pictures), "data": digest([rated])}
     known = existing_lora(model, numbers.get("existing_lora", NONE), numbers["rank"])
     with trainable(model, numbers["rank"], seed, replace(setup_of(numbers), existing=known)) as policy:
         training = Training.begin(policy, name, settings, numbers.get("ema", 0.99), numbers.get("resume", True))
         begun(training.name)
-        shown = samples(training, vae, sources[0], conds, numbers)
+        more = made_for(training, vae, conds, rated, pictures, seed) if pictures["pictures"] == MORE else []
+        learned = examples([rated, *(m for m, _ in more)], [*latents, *(x for _, xs in more for x in xs)], goal)
+        shown = samples(training, vae, rated, conds, numbers)
         live = Live(f"Loss of {training.name}", numbers["steps"], *shown)
         result = learn(training, goal, learned, conds, numbers, live)
         live.sample(training.steps())
@@ -140,21 +145,26 @@ def fit_lora(
     return Fitted(training, result, path, text, live.picture(training.history))
 
 
-def material(
-    model: ModelPatcher, feedback: Feedback, clip: Any, vae: Any, pictures: dict[str, Any], seed: int
-) -> tuple[list[Pictures], dict[str, Conditioning]]:
-    """Every picture to train on, with what is known of it, and every prompt, encoded once."""
-    sources = [rated_pictures(store(), feedback)]
-    conds = encode_prompts(clip, sources[0].prompts)
-    check_prompts(model, conds.values())
-    if pictures["pictures"] == MORE:
-        how = sampling_of(pictures, seed)
-        sources.append(scored_pictures(model, vae, conds, sources[0], pictures["reward"], pictures["count"], how))
-    return sources, conds
+def made_for(
+    training: Training, vae: Any, conds: dict[str, Conditioning], like: Pictures, pictures: dict[str, Any], seed: int
+) -> list[tuple[Pictures, list[Tensor]]]:
+    """More pictures of the same prompts, as scores and latents: made once in a run, and kept in its folder.
 
-
-def latents_of(model: ModelPatcher, vae: Any, sources: Sequence[Pictures]) -> list[Tensor]:
-    return encode_pictures(model, vae, [image for source in sources for image in source.images])
+    They follow from the run's settings, so nothing of them is part of what makes it the same run: on a GPU no picture
+    comes out bit for bit the same again.
+    """
+    path, mark = training.follower.run.folder / "made.safetensors", fingerprint(training.settings)
+    kept = Epoch.load(path) if path.exists() else None
+    if kept is None or kept.mark != mark:
+        model, how = training.policy.model, sampling_of(pictures, seed)
+        with torch.no_grad():
+            made = scored_pictures(model, vae, conds, like, pictures["reward"], pictures["count"], how)
+            latents = torch.stack(encode_pictures(model, vae, made.images))
+        kept = Epoch(0, made.prompts, made.scores, {"latents": latents}, mark=mark)
+        kept.check()
+        kept.save(path)
+    device = training.policy.device
+    return [(Pictures([], kept.prompts, kept.rewards), [x.to(device) for x in kept.tensors["latents"]])]
 
 
 def digest(sources: Sequence[Pictures]) -> str:
@@ -226,7 +236,7 @@ def samples(
 
     def make() -> tuple[Tensor, list[str]]:
         positives = [conds[prompt] for prompt in prompts]
-        with training.progress.average.shown():
+        with training.shown():
             made = rollout(
                 training.policy.on_model(), positives, conds[""], vae, list(range(SHOWN)), how.steps, how.cfg,
                 how.sampler_name, how.scheduler, *like.size(),

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Training:
-    """One LoRA and the run that makes it. settings: all that the result depends on; it goes on only with the same."""
+    """One LoRA and the run that makes it. settings: all that the result depends on; it goes on only with the same.
+
+    handed_out: the weights of the finished LoRA, in the order of the parameters.
+    """
 
     model: ModelPatcher
     policy: Policy
@@ -42,6 +46,7 @@ class Training:
     follower: Follower
     resumed_at: int = field(default=0)
     told: list[str] = field(default_factory=list)
+    handed_out: list[Tensor] | None = field(default=None)
 
     @classmethod
     def begin(
@@ -88,9 +93,23 @@ class Training:
         try:
             self.follower.follow(self.policy, source, objective, plan)
         except BaseException:  # ComfyUI's interrupt is no Exception; nor may an hour be lost to whatever else happens
-            self.keep_what_there_is()
+            self._keep_what_there_is()
             raise
-        return self.policy.adapters.low_rank(self.follower.best_average())
+        self.handed_out = self.follower.best_average()
+        return self.policy.adapters.low_rank(self.handed_out)
+
+    def shown(self) -> AbstractContextManager[None]:
+        """The policy is what a LoRA of now would be: the moving average, after the end what was handed out."""
+        return self.progress.average.shown(self.handed_out)
+
+    def _keep_what_there_is(self) -> None:
+        """Says in the log what else goes wrong: what ended the run is what its user has to know."""
+        from safetensors import SafetensorError
+
+        try:
+            self.keep_what_there_is()
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # a full disk, a damaged file
+            logging.getLogger(__name__).warning("What %s had learned was not saved: %s", self.name, error)
 
     def keep_what_there_is(self) -> None:
         """The moving average as a LoRA of its own name, unless nothing was learned or it is there already."""

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from nodes import LoraLoader, LoraLoaderModelOnly  # pyright: ignore[reportAttributeAccessIssue]  # ComfyUI's own
+from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 
@@ -28,7 +29,7 @@ from feedback_loop.nodes.denoiser import WrongConnectionError
 from feedback_loop.tests.comfy_host import ComfyServer, error_of
 from feedback_loop.tests.nodes import tiny_models
 from feedback_loop.training import runs
-from feedback_loop.training.loop import DivergedError
+from feedback_loop.training.loop import DivergedError, Plan
 from feedback_loop.training.objectives import Sft
 from feedback_loop.training.sources import NoPreferenceError
 
@@ -153,12 +154,47 @@ def test_a_cancelled_run_goes_on_where_it_was_and_ends_as_if_it_had_not_been_can
     assert all(torch.equal(value, resumed.args[0][key]) for key, value in alone.args[0].items())
 
 
-def test_a_run_that_diverges_says_so_and_keeps_the_last_good_lora(kept: FeedbackStore, tmp_path: Path) -> None:
-    """At learning rate 1e30 the second step's weights are no numbers any more."""
+def test_a_run_that_diverges_says_so_and_keeps_the_last_good_lora(
+    kept: FeedbackStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At learning rate 1e30 the weights are no numbers any more within a few steps, at half and at a quarter of it
+    neither. Where a checkpoint of a good step is there, its LoRA is saved, and loads; else there is none."""
     rate(kept, [1, 5, 2, 4])
     with pytest.raises(DivergedError, match="lower learning rate"):
         run(kept, tiny_models.sd15(), steps=50, learning_rate=1e30)
-    assert len(lora_files_of(tmp_path)) <= 1
+    for name in lora_files_of(tmp_path):
+        with safe_open(tmp_path / "loras" / name, "pt") as opened:
+            assert all(opened.get_tensor(key).isfinite().all() for key in opened.keys())  # noqa: SIM118
+    monkeypatch.setattr(runs.Run, "due", lambda self, step: step == 2)
+    monkeypatch.setattr(Plan, "lr_at", lambda self, step: 1e-3 if step < 2 else 1e36)
+    with pytest.raises(DivergedError, match="lower learning rate"):
+        run(kept, tiny_models.sd15(), steps=50, name="good")
+    assert [name for name in lora_files_of(tmp_path) if name.startswith("good")] == [
+        "good_00001_stopped_at_2.safetensors"
+    ]
+    alone = run(kept, tiny_models.sd15(), steps=2, name="alone").args[0]
+    with safe_open(tmp_path / "loras" / "good_00001_stopped_at_2.safetensors", "pt") as opened:
+        assert all(torch.equal(opened.get_tensor(key), alone[key]) for key in opened.keys())  # noqa: SIM118
+
+
+def test_what_ended_a_run_is_said_also_where_its_lora_cannot_be_saved(
+    kept: FeedbackStore, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """Cancelled on a full disk: ComfyUI is told of Cancel, the log of the disk."""
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    rate(kept, [1, 5, 2, 4])
+    monkeypatch.setattr(training_run.lora_files, "save", full)
+    comfy.utils.set_progress_bar_global_hook(cancel_after(1))
+    try:
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            run(kept, tiny_models.sd15(), steps=50)
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+        comfy.model_management.interrupt_current_processing(False)
+    assert [r.message for r in caplog.records if "No space left on device" in r.message]
 
 
 def test_checkpoints_are_kept_in_long_runs(kept: FeedbackStore, tmp_path: Path, monkeypatch: Any) -> None:
@@ -230,19 +266,56 @@ def test_held_out_pictures_are_not_trained_on_and_choose_the_lora(kept: Feedback
 
 
 def test_samples_are_shown_while_it_trains_and_at_the_end(kept: FeedbackStore) -> None:
-    """Every 2 of 4 steps and once at the end; each preview holds the curve with the samples below."""
+    """Every 2 of 4 steps and once at the end: below the curve stand four samples of the start and four of now, the
+    latter by the LoRA that is handed out."""
     rate(kept, [1, 5, 2, 4])
     show = {"show": training_inputs.SAMPLES, "every": 2, "sampling_steps": 2, "cfg": 1.0}
     show |= {"sampler_name": "euler", "scheduler": "normal"}
     seen: list[Any] = []
     comfy.utils.set_progress_bar_global_hook(lambda value, total, preview=None, **_: seen.append((value, preview)))
     try:
-        run(kept, tiny_models.sd15(), steps=4, show=show)
+        curves = run(kept, tiny_models.sd15(), steps=4)
+        shown = run(kept, tiny_models.sd15(), steps=4, show=show)
     finally:
         comfy.utils.set_progress_bar_global_hook(None)
     assert [value for value, _ in seen][-1] == 4
     kind, picture, _ = next(preview for _, preview in seen if preview is not None)
     assert kind == "JPEG" and picture.size[0] >= 768
+    plain, more = (saved_picture(output) for output in (curves, shown))
+    assert more.size[1] >= plain.size[1] + 2 * 64
+
+
+def saved_picture(output: Any) -> Image.Image:
+    told = output.ui["images"][0]
+    return Image.open(Path(folder_paths.get_directory_by_type(told["type"])) / told["subfolder"] / told["filename"])
+
+
+def test_the_last_samples_are_of_the_lora_that_is_handed_out(kept: FeedbackStore, monkeypatch: Any) -> None:
+    """Held-out losses that rise: the best is the first check, and the last samples are by its weights."""
+    rate(kept, [1, 5, 2, 4] * 3)
+    losses, shown = iter([1.0, 2.0, 3.0]), []
+    monkeypatch.setattr(training.Validation, "__call__", lambda self: next(losses))
+    make = training.rollout
+
+    def noted(model: Any, *given: Any) -> Any:
+        shown.append([p.detach().clone() for p in now[0].parameters()])
+        return make(model, *given)
+
+    now: list[Any] = []
+    follow = training.Training.follow
+
+    def following(self: Any, *given: Any) -> Any:
+        now.append(self.policy)
+        return follow(self, *given)
+
+    monkeypatch.setattr(training, "rollout", noted)
+    monkeypatch.setattr(training.Training, "follow", following)
+    show = {"show": training_inputs.SAMPLES, "every": 50, "sampling_steps": 2, "cfg": 1.0}
+    show |= {"sampler_name": "euler", "scheduler": "normal"}
+    held_out = {"held_out": training_inputs.CHECKS, "share": 0.25, "every": 1, "patience": 3}
+    output = run(kept, tiny_models.sd15(), steps=3, held_out=held_out, show=show)
+    ups = [v for key, v in output.args[0].items() if key.endswith("lora_up.weight")]
+    assert all(any(torch.equal(up, value) for value in shown[-1]) for up in ups)
 
 
 @pytest.mark.parametrize("adapter", ["rsLoRA", "DoRA", "LoKr"])
@@ -295,6 +368,50 @@ def test_the_node_trains_on_rated_and_scored_pictures_together(kept: FeedbackSto
     more |= {"sampler_name": "euler", "scheduler": "normal"}
     output = run(kept, tiny_models.sd15(), pictures=more)
     assert "on 10 pictures" in output.ui["text"][0]
+
+
+class Shifts(Brightness):
+    """Scores that never come out the same twice, as a GPU's do in their last digits."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def score(self, images: Tensor, prompts: Any, embed: Any) -> Tensor:
+        self.asked.append(len(images))
+        return super().score(images, prompts, embed) + 1e-6 * ASKED.pop()
+
+
+ASKED = [1.0, 2.0, 3.0]
+
+
+@pytest.mark.usefixtures("every_step_shown")
+def test_a_run_goes_on_with_the_pictures_that_it_made(kept: FeedbackStore) -> None:
+    """Cancelled, then executed again: the pictures and their scores are those of before, and the run goes on though
+    they would not come out bit for bit the same."""
+    rate(kept, [1, 5, 2, 4])
+    more = {"pictures": training_inputs.MORE, "count": 6, "sampling_steps": 2, "cfg": 2.0}
+    more |= {"sampler_name": "euler", "scheduler": "normal"}
+    comfy.utils.set_progress_bar_global_hook(cancel_at(2, 4))
+    try:
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            run(kept, tiny_models.sd15(), pictures=more | {"reward": Shifts()}, steps=4)
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+        comfy.model_management.interrupt_current_processing(False)
+    again = Shifts()
+    resumed = run(kept, tiny_models.sd15(), pictures=more | {"reward": again}, steps=4)
+    assert resumed.ui["lora"] == ("mine_00001.safetensors",) and "gone on from step 2" in resumed.ui["text"][0]
+    assert again.asked == [] and "on 10 pictures" in resumed.ui["text"][0]
+
+
+def cancel_at(step: int, steps: int) -> Any:
+    """Cancel once `step` is shown on the bar of a training of so many steps, not on that of a sampler."""
+
+    def hook(value: int, total: int, preview: Any = None, **rest: Any) -> None:
+        if (value, total) == (step, steps):
+            comfy.model_management.interrupt_current_processing(True)
+
+    return hook
 
 
 def test_each_source_of_scores_is_standardised_by_itself() -> None:
