@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from ..feedback.rewards.base import Reward
 from .adapters import Adapters
 from .advantages import advantages
 from .alarm import Measured
-from .following import Follower
+from .following import Follower, fingerprint
 from .objectives import Batch, Objective
 from .online import Epoch, OnlineSource, old_decay, prompts_of_epoch, seeds_of_epoch
 from .pipeline_policy import PipelinePolicy, Told
@@ -62,7 +62,7 @@ class Online:
             lambda epoch, advantage: self.build(objective, epoch, advantage), follower.run.folder / "rollouts",
             lambda step: self.follow_old(objective, step), self.note, lambda: follower.progress.setbacks,
         )  # fmt: skip
-        made.team = self.team
+        made.team, made.mark = self.team, fingerprint(follower.settings)
         return made
 
     def roll(self, number: int) -> Epoch:
@@ -73,7 +73,8 @@ class Online:
 
         def group(index: int) -> dict[str, Tensor]:
             rows = slice(index * how.group, (index + 1) * how.group)
-            latents = draw(self.policy, self.conds[prompts[rows.start]], self.conds[""], seeds[rows], how)
+            with self.policy.view("old"):  # which both objectives compare with
+                latents = draw(self.policy, self.conds[prompts[rows.start]], self.conds[""], seeds[rows], how)
             images = self.policy.pipeline.decode(latents)
             with torch.no_grad():
                 return {"latents": latents, "rewards": self.reward(images, prompts[rows])}
@@ -116,9 +117,10 @@ class SharedOnlineSource(OnlineSource):
 
     def _epoch(self, number: int) -> Epoch:
         path = self.path(number)
-        if self.team.agreed(self.team.first and path.exists()):
+        if self.team.agreed(self.team.first and self._kept(path) is not None):
             return Epoch.load(path)
-        epoch = self.roll(number)
+        epoch = replace(self.roll(number), mark=self.mark)
+        epoch.check()
         if self.team.first:
             epoch.save(path)
         return epoch
