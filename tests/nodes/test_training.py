@@ -29,9 +29,10 @@ from feedback_loop.nodes.denoiser import WrongConnectionError
 from feedback_loop.tests.comfy_host import ComfyServer, error_of
 from feedback_loop.tests.nodes import tiny_models
 from feedback_loop.training import runs
+from feedback_loop.training.adapters import MovingAverage
 from feedback_loop.training.loop import DivergedError, Plan
-from feedback_loop.training.objectives import Sft
-from feedback_loop.training.sources import NoPreferenceError
+from feedback_loop.training.objectives import Batch, Sft
+from feedback_loop.training.sources import ForwardSource, NoPreferenceError
 
 SFT = {"objective": "SFT", "tau": 1.0}
 NFT = {"objective": "NFT", "beta": 1.0, "kl": 1e-3}
@@ -255,14 +256,43 @@ def test_dpo_without_two_pictures_of_one_prompt_says_what_to_do(kept: FeedbackSt
         run(kept, tiny_models.sd15(), objective=DPO)
 
 
-def test_held_out_pictures_are_not_trained_on_and_choose_the_lora(kept: FeedbackStore) -> None:
-    """12 pictures of 3 prompts: a fourth of the pictures is held out; a check at 2 and at 4 of 5 steps."""
+def test_held_out_pictures_are_not_trained_on_and_choose_the_lora(kept: FeedbackStore, monkeypatch: Any) -> None:
+    """12 pictures of 3 prompts: a fourth of the pictures is held out; a check at 2 and at 4 of 5 steps. No picture that
+    a gradient sees is seen by a check, and the LoRA is the moving average of the better check."""
     rate(kept, [1, 5, 2, 4] * 3)
+    seen: dict[str, set[float]] = {"steps": set(), "checks": set()}
+    checking: list[bool] = []
+    batch_at, averages = ForwardSource.batch_at, []
+
+    def batch(self: Any, step: int) -> Batch:
+        made = batch_at(self, step)
+        seen["checks" if checking else "steps"] |= {float(x.double().sum()) for x in made.x0}
+        return made
+
+    def average(self: Any) -> None:
+        update(self)
+        averages.append([value.clone() for value in self.values])
+
+    def check(self: Any) -> float:
+        checking.append(True)
+        loss = held_out_loss(self)
+        checking.clear()
+        return loss
+
+    update, held_out_loss = MovingAverage.update, training.Validation.__call__
+    monkeypatch.setattr(training.Validation, "__call__", check)
+    monkeypatch.setattr(ForwardSource, "batch_at", batch)
+    monkeypatch.setattr(MovingAverage, "update", average)
     held_out = {"held_out": training_inputs.CHECKS, "share": 0.25, "every": 2, "patience": 3}
     output = run(kept, tiny_models.sd15(), steps=5, held_out=held_out)
     noted = kept.latest_run("lora")
     assert noted is not None and [step for step, _ in noted.metrics["held_out"]] == [2, 4]
     assert len(output.args[1]["loss"]) == 5
+    assert len(seen["checks"]) == 3 and len(seen["steps"]) == 9 and not seen["steps"] & seen["checks"]
+    best = min(noted.metrics["held_out"], key=lambda check: check[1])[0]
+    ups = [v for key, v in output.args[0].items() if key.endswith("lora_up.weight")]
+    assert all(any(torch.equal(up, value) for value in averages[best - 1]) for up in ups)
+    assert not all(any(torch.equal(up, value) for value in averages[-1]) for up in ups)
 
 
 def test_samples_are_shown_while_it_trains_and_at_the_end(kept: FeedbackStore) -> None:

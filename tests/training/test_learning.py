@@ -16,6 +16,7 @@ from torch import Tensor
 from feedback_loop.diffusion.process import Process
 from feedback_loop.diffusion.stochastic import ancestral_step
 from feedback_loop.training.advantages import advantages
+from feedback_loop.training.alarm import Measured, over_optimised
 from feedback_loop.training.following import Follower
 from feedback_loop.training.labels import pairs_to_train_on
 from feedback_loop.training.loop import Plan, train
@@ -25,6 +26,7 @@ from feedback_loop.training.policy_gradient import Awm, Draft, Ppo, StepBatch, s
 from feedback_loop.training.preferences import Dpo, Kto
 from feedback_loop.training.runs import Run
 from feedback_loop.training.sources import Example, ForwardSource
+from feedback_loop.training.validation import RatingFit
 
 from .small import CLEAN, NOISY, Policy, progress_of
 
@@ -141,7 +143,20 @@ def steps_of(taken: dict[str, Tensor], labels: Tensor, at: int) -> StepBatch:
     return StepBatch(**{**draft.__dict__, "log_prob": step_log_prob(now["d"], draft)})
 
 
-def online(kind: str, reward: Callable[[Tensor], Tensor], folder: Path, epochs: int = 12) -> tuple[Policy, list[float]]:
+Judge = Callable[[int, Epoch], str]
+
+
+def quiet(policy: Policy) -> Judge:
+    return lambda step, epoch: ""
+
+
+def online(
+    kind: str,
+    reward: Callable[[Tensor], Tensor],
+    folder: Path,
+    epochs: int = 12,
+    judge_of: Callable[[Policy], Judge] = quiet,
+) -> tuple[Policy, list[float]]:
     """The policy after so many epochs of 64 pictures with 4 updates each, and each epoch's mean first number."""
     objective: Objective = {
         "NFT": Nft(kl=0.0, limit=5.0, old="old"),
@@ -164,7 +179,7 @@ def online(kind: str, reward: Callable[[Tensor], Tensor], folder: Path, epochs: 
     def begin(step: int) -> None:
         policy.adapters.follow(0.0 if kind == "AWM" else old_decay(step), step)
 
-    made = OnlineSource(4, roll, advantages_of, builder(policy, objective), folder, begin)
+    made = OnlineSource(4, roll, advantages_of, builder(policy, objective), folder, begin, judge_of(policy))
     Follower(Run(folder / "run"), progress_of(policy), {}).follow(policy, made, objective, Plan(4 * epochs, 1e-2))
     return policy, means
 
@@ -186,3 +201,36 @@ def test_a_constant_reward_changes_no_bit_online(kind: str, tmp_path: Path) -> N
     policy, _ = online(kind, lambda x: 0.0 * first(x) + 0.7, tmp_path, epochs=3)
     trained, untouched = policy.parameters(), ideal().parameters()
     assert len(trained) == 6 and all(torch.equal(a, b) for a, b in zip(trained, untouched, strict=True))
+
+
+def watching(liked: float, told: list[str]) -> Callable[[Policy], Judge]:
+    """An alarm that watches the fit to 32 held-out points; liked: the side that was, 1 right, -1 left."""
+
+    def judge_of(policy: Policy) -> Judge:
+        points = torch.randn(32, 1, 1, 2, generator=torch.Generator().manual_seed(5))
+        points[:, 0, 0, 0] = points[:, 0, 0, 0].abs() * torch.tensor([1.0, -1.0] * 16)
+        examples = [Example(x, "p", liked * float(x[0, 0, 0].sign())) for x in points]
+        source = ForwardSource(examples, {"p": 1.0, "": 0.0}, PROCESS, sigma_at, 32, 0)
+        fit, fits, rewards = RatingFit(policy, source), [], []
+
+        def judge(step: int, epoch: Epoch) -> str:
+            rewards.append(Measured.of(epoch.rewards))
+            fits.append(Measured.of(fit()))
+            told.append(over_optimised(rewards, {"fit": fits}))
+            return told[-1]
+
+        return judge
+
+    return judge_of
+
+
+def test_the_alarm_rings_when_the_reward_rises_against_what_people_liked(tmp_path: Path) -> None:
+    """The reward is to be on the right. Where people liked the left, the fit to their ratings falls and the run ends;
+    where they liked the right, it rises and the run goes on to its end."""
+    told: list[str] = []
+    _, means = online("NFT", first, tmp_path / "left", judge_of=watching(-1.0, told))
+    assert told[-1].startswith("Over-optimisation: the reward rose by") and "while fit fell" in told[-1]
+    assert 6 <= len(means) < 12
+    told.clear()
+    _, means = online("NFT", first, tmp_path / "right", judge_of=watching(1.0, told))
+    assert not any(told) and len(means) == 12
