@@ -15,8 +15,11 @@ from ..diffusion.process import Process, per_sample
 from ..guidance.gradient import Transport, forward_difference
 from .denoiser import WrongConnectionError, gradients, training_kernels
 from .policy import check_weights, normal_cond, twin_of
+from .slope_check import check_slope, check_whole
 
 METHODS = ("fast", "difference", "full")
+
+INSTEAD = "Set `gradient` to difference or fast, which need none."
 
 GRAPH_MEMORY = 30.0
 """A denoiser whose graph is kept needs up to this much of what ComfyUI plans for a plain pass. Counted at full size:
@@ -114,6 +117,7 @@ def _combined(model: Any, args: dict[str, Any], cond: Tensor, uncond: Tensor, x:
 def _through_the_network(args: dict[str, Any], slope: Tensor, process: Process) -> Tensor:
     """`s^2/a * J^T slope`: one more pass with a graph, and the way back through it."""
     model = args["model"]
+    check_whole(model, args["input"].device, INSTEAD)
     _check_memory(model, args["input"])
     with gradients(), training_kernels():
         x = args["input"].clone().float().requires_grad_()
@@ -126,6 +130,13 @@ def _through_the_network(args: dict[str, Any], slope: Tensor, process: Process) 
         (carried,) = torch.autograd.grad(denoised, x, slope.to(denoised))
         sigma = own["sigma"]
         return per_sample(process.s(sigma) ** 2 / process.a(sigma), x) * carried
+
+
+def check_step(args: dict[str, Any]) -> None:
+    """For the first full step of a run. Raises WrongConnectionError where its gradient would be a wrong one."""
+    check_whole(args["model"], args["input"].device, INSTEAD)
+    cond, *_ = [*(args["cond"] or ()), *(args["uncond"] or ())]
+    check_slope(args["model"], cond, args["input"], args["sigma"], INSTEAD)
 
 
 def normal_conds(conds: Any, known: dict[int, Any], device: torch.device) -> Any:

@@ -25,9 +25,11 @@ from .policy import check_weights, twin_of
 from .ruled import check_no_rules
 from .scoring import LatentScores
 from .search_run import Show
+from .slope_check import check_slope, check_whole
 from .starts import started
 
 GRADIENT, ZERO_ORDER = "gradient", "zero-order"
+INSTEAD = f"Set `method` to {ZERO_ORDER}, which needs none."
 RADIUS = 0.2
 """How far zero-order looks go, as the sine of the angle: nearer ones drown in a reward's own roughness."""
 
@@ -94,7 +96,7 @@ class _Optimising:
         self.extra_args, self.options, self.decoder = extra_args, options, decoder
         self.score = LatentScores(plan.reward, decoder)
         self.judge = None if plan.judge is None else LatentScores(plan.judge, decoder)
-        self.normal = normal_reward(plan.reward)
+        self.normal, self.tried = normal_reward(plan.reward), False
         self.generator = torch.Generator().manual_seed(extra_args.get("seed") or 0)
 
     def release(self) -> None:
@@ -132,7 +134,10 @@ class _Optimising:
 
     def _with_gradient(self, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Latents, rewards on the CPU, and their slope in the noise, through every step."""
-        check_memory(self.model.inner_model.inner_model, self.decoder, noise)
+        guider = self.model.inner_model
+        check_memory(guider.inner_model, self.decoder, noise)
+        check_whole(guider.inner_model, noise.device, INSTEAD)
+        self._check_slope(noise)
         with gradients(), training_kernels(), _normal_run(self.model, self.sigmas, self.extra_args) as (sigmas, extra):
             z = noise.clone().float().requires_grad_()
             if not self.plan.own_inpaint_noise:
@@ -151,6 +156,14 @@ class _Optimising:
             scores = reward(images)
             (slope,) = torch.autograd.grad(scores.sum(), z)
         return latents.detach(), scores.detach().cpu(), slope
+
+    def _check_slope(self, noise: Tensor) -> None:
+        """Once, before the first slope is followed."""
+        if not self.tried:
+            cond = next(cond for side in self.model.inner_model.conds.values() for cond in side or ())
+            x = started(self.model, self.sigmas, noise)
+            check_slope(self.model.inner_model.inner_model, cond, x, self.sigmas[:1], INSTEAD)
+        self.tried = True
 
     def _function(self) -> Callable[..., Tensor]:
         """The sampler's function without the decorators that switch gradients off."""

@@ -16,7 +16,7 @@ from ..feedback.rewards.base import Reward
 from ..guidance.gradient import GuidanceError, Guide, Transport, TrustRegion, guided, orthogonal_part, rms, tilted
 from .decoder import Decoder, check_pictures
 from .denoiser import Shared, gradients, normal_reward, patchers_of, process_of_sampling, release_encoders
-from .jacobian import release_outputs, transport_of
+from .jacobian import check_step, release_outputs, transport_of
 from .sight import Sight
 
 OPTIMISE, EXACT = "optimise", "exact"
@@ -117,12 +117,20 @@ def exact_step(denoised: Tensor, sigma: Tensor, pull: Pull, guide: Guide, proces
     return (denoised.float() + step).to(denoised.dtype)
 
 
+@dataclass
+class Known:
+    """What a run has found out about itself. tried: the full gradient is the right one."""
+
+    tried: bool = False
+
+
 @dataclass(frozen=True, eq=False)
 class RewardGuidance:
     """The post-CFG function. All guidance nodes on a model end up in one of these: they share its trust region."""
 
     pulls: tuple[Pull, ...]
     region: TrustRegion
+    known: Known = field(default_factory=Known)
 
     def __call__(self, args: dict[str, Any]) -> Tensor:
         denoised, sigma, sampling = args["denoised"], args["sigma"], args["model"].model_sampling
@@ -132,6 +140,9 @@ class RewardGuidance:
             return denoised
         comfy.model_management.throw_exception_if_processing_interrupted()
         check_pictures(denoised.shape)
+        if not self.known.tried and any(pull.manner.method == "full" for pull in pulls):
+            check_step(args)
+            self.known.tried = True
         with gradients():
             return self._guided(args, denoised.clone(), sigma.clone().expand(len(denoised)), pulls, process)
 
@@ -175,6 +186,7 @@ class RewardGuidance:
 
         The models of the run are free again by then, and rules have made all their rounds.
         """
+        self.known.tried = False
         for pull in self.pulls:
             pull.sight.begin()
         samples = executor(noise, latent, sampler, sigmas, *args, **kwargs)

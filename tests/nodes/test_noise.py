@@ -130,7 +130,7 @@ def test_the_gradient_is_right_where_others_remember_steps(inference_mode):
 
 def test_a_controlnets_parts_are_there_on_the_way_back_too(inference_mode):
     """The network takes them out of their lists while it uses them, and runs twice: the slope is that of a graph which
-    is kept as a whole. (Finite differences would see that the ControlNet's answer depends on x, which is held fixed.)"""
+    is kept as a whole. Finite differences would see that the ControlNet's answer depends on x, which is held fixed."""
     run = Run("sd15", cfg=2.0, size=8)
     hint = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
     sides = [tiny_models.conditioning("sd15", seed) for seed in (1, 2)]
