@@ -66,13 +66,16 @@ def online(found: Found) -> str:
 
 
 def images_to_ddpo(found: Found, key: str, pictures: int = 32) -> float:
-    """Pictures drawn before an epoch's mean reward was first what the best of DDPO's runs of this seed came to."""
+    """Pictures drawn before an epoch's mean reward, and that of all later ones, was what DDPO's best run of the seed came
+    to; nan where the last one was not. One epoch alone is too noisy to tell."""
     seed = key.rsplit("|", 1)[1]
     aims = [
         v["last"] for k, v in found.items() if k.startswith("online|DDPO") and k.endswith(f"|{seed}") and "last" in v
     ]
-    reached = [place for place, reward in enumerate(found[key]["curve"]) if aims and reward >= max(aims)]
-    return float(reached[0] * pictures) if reached else float("nan")
+    rewards = found[key]["curve"]
+    short = [place for place, reward in enumerate(rewards) if not aims or reward < max(aims)]
+    reached = short[-1] + 1 if short else 0
+    return float(reached * pictures) if reached < len(rewards) else float("nan")
 
 
 CURVE = ("gain", "without_watermark", "attributes", "diversity", "seconds")

@@ -37,17 +37,17 @@ def test_what_failed_stands_in_the_table_as_not_measured(report: ModuleType) -> 
     assert "| ours | 10 | not measured |" in report.speed(found, "peak")
 
 
-def test_pictures_until_ddpos_reward_are_counted_up_to_the_epoch_that_reaches_it(report: ModuleType) -> None:
-    """Epochs of 32: NFT's third one, drawn after 64 pictures, reaches -0.5, what DDPO's better run came to in the end;
-    PPO's never does."""
+def test_pictures_until_ddpos_reward_are_counted_up_to_the_epoch_that_reaches_it_for_good(report: ModuleType) -> None:
+    """Epochs of 32: NFT reaches -0.5, what DDPO's better run came to in the end, by chance in its second one and for
+    good in its fourth, drawn after 96 pictures; PPO never does."""
     found = {
-        "online|NFT|0": run([-2.0, -1.0, -0.4, -0.3]),
+        "online|NFT|0": run([-2.0, -0.4, -1.0, -0.4, -0.3]),
         "online|PPO|0": run([-2.0, -1.9, -1.8, -1.7]),
         "online|DDPOTrainer|0": run([-2.0, -1.0, -0.8, -0.5]),
         "online|DDPOTrainer, its own rate|0": run([-2.0, -1.5, -1.2, -1.0]),
         "online|DDPOTrainer|1": run([-2.0, -0.1]),
     }
-    assert report.images_to_ddpo(found, "online|NFT|0") == 64
+    assert report.images_to_ddpo(found, "online|NFT|0") == 96
     assert math.isnan(report.images_to_ddpo(found, "online|PPO|0"))
     assert report.images_to_ddpo(found, "online|DDPOTrainer|0") == 96
 
