@@ -66,8 +66,8 @@ def online(found: Found) -> str:
 
 
 def images_to_ddpo(found: Found, key: str, pictures: int = 32) -> float:
-    """Pictures drawn before an epoch's mean reward, and that of all later ones, was what DDPO's best run of the seed came
-    to; nan where the last one was not. One epoch alone is too noisy to tell."""
+    """Pictures drawn before an epoch's mean reward, and that of all later ones, was what DDPO's best run came to; nan
+    where the last one was not. One epoch alone is too noisy to tell."""
     seed = key.rsplit("|", 1)[1]
     aims = [
         v["last"] for k, v in found.items() if k.startswith("online|DDPO") and k.endswith(f"|{seed}") and "last" in v
