@@ -66,7 +66,7 @@ class Live:
 def curves_of(history: History) -> dict[str, list[float]]:
     """Series of one length each: the smoothed loss, and what was checked, held until the next check."""
     curves = {"loss": smoothed(history.losses)}
-    if history.checks:
+    if history.checks and not history.epochs:  # with epochs they are minus the reward, which is drawn itself
         held = np.interp(np.arange(1, len(history.losses) + 1), *np.array(history.checks).T)
         curves["held-out loss"] = held.tolist()
     for name in [key for key in (history.epochs[0] if history.epochs else {}) if key not in ("number", "step")]:
