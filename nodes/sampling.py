@@ -40,8 +40,9 @@ BATCHED_MODELS = (
 """Models whose conditioning is tested to be one row for each picture. Others fold it into one number (Lumina's token
 count) or one list (Qwen's), so there only pictures of the same prompt share a batch."""
 
-ALONE = ("dpm_adaptive",)
-"""Samplers that choose their steps by the error of the whole batch, so that pictures would disturb each other."""
+ALONE = ("dpm_adaptive", "dpm_adaptive_function", "sample_dpm_adaptive")
+"""Samplers that choose their steps by the error of the whole batch, so that pictures would disturb each other: by name,
+and by the function of a SAMPLER."""
 
 
 class Rollout(NamedTuple):
@@ -106,7 +107,8 @@ def sample(
         )
         finished.update(zip(rows, latents.split(1), strict=True))
 
-    largest = 1 if sampler_name in ALONE else batch_size
+    name = sampler_name if isinstance(sampler_name, str) else sampler_name.sampler_function.__name__
+    largest = 1 if name in ALONE else batch_size
     keys = [picture_key(model, positive) for positive in positives]
     _in_batches(batches(keys, largest), run)
     return torch.cat([finished[i] for i in range(len(seeds))])
