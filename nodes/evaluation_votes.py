@@ -111,5 +111,10 @@ def once(objects: tuple[Any, ...], settings: Any, keep: bool, evaluate: Callable
         if same and kept.settings == settings:
             return kept.evaluation
     found = evaluate()
-    _last[:] = [_Kept(settings, tuple(weakref.ref(one) for one in present), found)] if keep else []
+    _last[:] = [_Kept(settings, tuple(weakref.ref(one, _forget) for one in present), found)] if keep else []
     return found
+
+
+def _forget(gone: weakref.ref[Any]) -> None:
+    """Nobody can ask for it again once an object that it was made of is gone, and it holds all the pictures."""
+    _last[:] = [kept for kept in _last if not any(ref is gone for ref in kept.objects)]
