@@ -199,6 +199,15 @@ def release_encoders(rewards: Iterable[Reward]) -> None:
         getattr(encoder, "release", lambda: None)()
 
 
+@contextmanager
+def releasing(rewards: Iterable[Any]) -> Iterator[None]:
+    """Lets go of those that are rewards after the block, however it ends."""
+    try:
+        yield
+    finally:
+        release_encoders(reward for reward in rewards if isinstance(reward, Reward))
+
+
 class _Patcher:
     """A network's ModelPatcher, kept with the network. Copies of the network share it."""
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import comfy.model_management
 import torch
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from ..training.labels import Preference
 from ..training.pictures import Pictures
 from ..training.sources import NoPreferenceError
 from .denoiser import WrongConnectionError, gradients
-from .learning import measured
+from .learning import AT_ONCE, measured
 from .sampling import Conditioning, rollout
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Sampling:
 
 
 def rated_pictures(kept: FeedbackStore, feedback: Feedback) -> Pictures:
-    """Every rated or compared picture of which the prompt is known, with the mean of its raters' values.
+    """Every rated or compared picture of which the prompt is known, as bytes, with the mean of its raters' values.
 
     Raises NoPreferenceError when there are fewer than two.
     """
@@ -57,7 +58,7 @@ def rated_pictures(kept: FeedbackStore, feedback: Feedback) -> Pictures:
             f"There are {len(prompts)} rated pictures with a known prompt in {where}: rate at least two, better 50 or "
             "more. Feedback Capture records the prompt by itself, or takes it from its input."
         )
-    images = [torch.tensor(kept.image_pixels(image_id)).float() / 255 for image_id in prompts]
+    images = [torch.tensor(kept.image_pixels(image_id)) for image_id in prompts]
     scores = [_mean(ratings.get(image_id, [])) for image_id in prompts]
     return Pictures(images, list(prompts.values()), scores, _preferences(compared, list(prompts)))
 
@@ -112,16 +113,24 @@ def encode_prompts(clip: Any, prompts: Sequence[str]) -> dict[str, Conditioning]
 
 
 def encode_pictures(model: ModelPatcher, vae: Any, images: Sequence[Tensor]) -> list[Tensor]:
-    """Latents (C, *spatial) in model space on the model's device, in the order of the pictures; normal tensors."""
+    """Latents (C, *spatial) in model space on the model's device, in the order of the pictures; normal tensors.
+
+    images: (H, W, 3) each, in 0..1 or as bytes; some at a time go through the VAE.
+    """
     sizes: dict[tuple[int, ...], list[int]] = {}
     for index, image in enumerate(images):
         sizes.setdefault(tuple(image.shape), []).append(index)
     latents: dict[int, Tensor] = {}
-    for rows in sizes.values():
-        encoded = encode(vae, torch.stack([images[i] for i in rows]))
+    for rows in (some[k : k + AT_ONCE] for some in sizes.values() for k in range(0, len(some), AT_ONCE)):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        encoded = encode(vae, torch.stack([_shares(images[i]) for i in rows]))
         latents |= dict(zip(rows, model.model.process_latent_in(encoded.float()), strict=True))
     with gradients():
         return [latents[i].to(model.load_device).clone() for i in range(len(images))]
+
+
+def _shares(image: Tensor) -> Tensor:
+    return image if image.is_floating_point() else image.float() / 255
 
 
 def encode(vae: Any, images: Tensor) -> Tensor:

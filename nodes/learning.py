@@ -17,7 +17,7 @@ from torch import Tensor
 from ..feedback.pairs import self_agreement
 from ..feedback.records import Feedback, ModelRun
 from ..feedback.rewards.base import Encoder, Reward, RewardError
-from .denoiser import WrongConnectionError, patchers_of
+from .denoiser import WrongConnectionError, patchers_of, releasing
 from .encoder import ClipVisionEncoder, encoder_from
 
 if TYPE_CHECKING:
@@ -151,12 +151,13 @@ def measured(reward: Any, images: Tensor, prompts: Sequence[str] | None = None) 
     comfy.model_management.load_models_gpu(patchers_of(reward))
     scores: list[float] = []
     bar = comfy.utils.ProgressBar(len(images))
-    for start in range(0, len(images), AT_ONCE):
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        rows = slice(start, start + AT_ONCE)
-        with torch.no_grad():
-            scores += reward(images[rows].to(device), None if prompts is None else prompts[rows]).tolist()
-        bar.update(len(images[rows]))
+    with releasing([reward]):
+        for start in range(0, len(images), AT_ONCE):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            rows = slice(start, start + AT_ONCE)
+            with torch.no_grad():
+                scores += reward(images[rows].to(device), None if prompts is None else prompts[rows]).tolist()
+            bar.update(len(images[rows]))
     if any(score != score for score in scores):
         raise RewardError("A picture got no number for a score: it holds values that are no numbers. Look at its VAE.")
     return scores

@@ -19,8 +19,10 @@ from ..training.pictures import Pictures
 from ..training.policy_gradient import Awm, Draft, Ppo
 from ..training.sources import Example, ForwardSource
 from ..training.validation import RatingFit
+from . import cautions
 from .compat import io, store, ui
 from .decoder import check_vae
+from .denoiser import releasing
 from .examples import encode_pictures, encode_prompts, rated_pictures
 from .existing_lora import NONE, existing_lora
 from .gradient_check import check_gradients
@@ -84,15 +86,23 @@ class FeedbackReinforceLora(io.ComfyNode):
         conds = encode_prompts(clip, [*texts, *(held.prompts if held else ())])
         check_prompts(model, conds.values())
         checked_name(name)
-        known = existing_lora(model, given.get("existing_lora", NONE), given["rank"])
+        notes: list[str] = []
+        known = existing_lora(model, given.get("existing_lora", NONE), given["rank"], notes.append)
+        rewards = [scored_by.get("reward"), (given.get("alarm") or {}).get("second_reward")]
+        notes += cautions.of_rewards(rewards)
         told = plain(given | {"prompts": texts, "seed": seed, **scored_by, **objective} | watching(given, held))
-        with trainable(model, given["rank"], seed, replace(setup_of(given), existing=known)) as policy:
+        setup = replace(setup_of(given), existing=known)
+        with releasing(rewards), trainable(model, given["rank"], seed, setup) as policy:
             training = Training.begin(policy, name, told, given.get("ema", 0.99), given.get("resume", True))
             online = online_of(training, vae, conds, texts, scored_by, objective, given | {"seed": seed})
-            online.fits = fits_of(policy, vae, conds, held, seed)
+            online.fits, held = fits_of(policy, vae, conds, held, seed), None
+            steps = len(online.how.sigmas) - 1
+            for line in [*notes, *cautions.of_few_steps(objective["objective"], online.how.cfg, steps)]:
+                training.tell(line)
             live = Live(f"Reward of {training.name}", given["epochs"] * given["updates"])
             result = reinforce(online, goal_of(objective, policy, vae, scored_by), given, live)
         path = training.save(result, training.name)
+        training.note(None, path)
         tensors, losses = lora_files.to_tensors(result), {"loss": training.history.losses}
         report = "\n".join([summary(training, path, f"{len(texts)} prompts"), *scores_in_words(training)])
         told = ui.PreviewImage(live.picture(training.history), cls=cls).as_dict() | {"text": (report,)}
@@ -195,7 +205,9 @@ def reinforce(online: Online, goal: Objective, given: dict[str, Any], live: Live
     def try_(batch: Batch) -> None:
         check_gradients(online.policy, batch)
         losses = len(batch) // goal.pictures
-        parts = max(need_of(online.policy, goal, batch).parts(losses), given.get("accumulation", 1))
+        need = need_of(online.policy, goal, batch)
+        training.tell(f"Training {need.text()}.")
+        parts = max(need.parts(losses), given.get("accumulation", 1))
         training.progress.parts = max(training.progress.parts, parts)
 
     source = Tried(online.source(goal, given["updates"]), try_)

@@ -24,6 +24,7 @@ from ..training.online import Epoch
 from ..training.pictures import Pictures, examples
 from ..training.sources import Example, ForwardSource, Group
 from ..training.validation import FEWEST, Validation, split
+from . import cautions
 from .compat import FEEDBACK, io, store, ui
 from .decoder import check_vae
 from .examples import encode_pictures, encode_prompts, rated_pictures, scored_pictures
@@ -129,10 +130,14 @@ def fit_lora(
     check_prompts(model, conds.values())
     latents = encode_pictures(model, vae, rated.images)
     settings = about | plain(numbers) | {"seed": seed, "pictures": plain(pictures), "data": digest([rated])}
-    known = existing_lora(model, numbers.get("existing_lora", NONE), numbers["rank"])
+    rated = rated.without_images()
+    told: list[str] = []
+    known = existing_lora(model, numbers.get("existing_lora", NONE), numbers["rank"], told.append)
     with trainable(model, numbers["rank"], seed, replace(setup_of(numbers), existing=known)) as policy:
         training = Training.begin(policy, name, settings, numbers.get("ema", 0.99), numbers.get("resume", True))
         begun(training.name)
+        for line in [*told, *cautions_of(objective, pictures)]:
+            training.tell(line)
         more = made_for(training, vae, conds, rated, pictures, seed) if pictures["pictures"] == MORE else []
         learned = examples([rated, *(m for m, _ in more)], [*latents, *(x for _, xs in more for x in xs)], goal)
         shown = samples(training, vae, rated, conds, numbers)
@@ -165,6 +170,14 @@ def made_for(
         kept.save(path)
     device = training.policy.device
     return [(Pictures([], kept.prompts, kept.rewards), [x.to(device) for x in kept.tensors["latents"]])]
+
+
+def cautions_of(objective: dict[str, Any], pictures: dict[str, Any]) -> list[str]:
+    """What to be told first where more pictures are made: of their reward, and of a model that draws in few steps."""
+    if pictures["pictures"] != MORE:
+        return []
+    few = cautions.of_few_steps(objective["objective"], pictures["cfg"], pictures["sampling_steps"])
+    return [*cautions.of_rewards([pictures["reward"]]), *few]
 
 
 def digest(sources: Sequence[Pictures]) -> str:

@@ -129,15 +129,16 @@ class Training:
     def steps(self) -> int:
         return len(self.history.losses)
 
-    def note(self, feedback: Feedback, path: Path) -> None:
-        """Writes into the store from which ratings the LoRA came, and how."""
+    def note(self, feedback: Feedback | None, path: Path) -> None:
+        """Writes into the store from which ratings the LoRA came, None for a reward's, and how."""
         kept = store()
         if kept.read_only is None:
-            settings = asdict(feedback) | self.settings
-            metrics = {"losses": self.history.losses, "held_out": self.history.checks}
+            revision = (kept.feedback() if feedback is None else feedback).revision
+            settings = ({} if feedback is None else asdict(feedback)) | self.settings
+            metrics = {"losses": self.history.losses, "held_out": self.history.checks, "epochs": self.history.epochs}
             data = str(self.settings.get("data", ""))
             kept.add_model_run(
-                ModelRun("lora", path.name, feedback.revision, data, settings, metrics, runs.digest(path))
+                ModelRun("lora", path.name, revision, data, settings, metrics, runs.digest(path))
             )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,19 +16,27 @@ from .sources import Example, standardise
 
 @dataclass(frozen=True)
 class Pictures:
-    """images: one (H, W, 3) in 0..1 for each prompt and score, or none where they are kept elsewhere; scores of one
-    source, on one scale.
+    """images: one (H, W, 3) in 0..1 or bytes for each prompt and score, or none where they are kept elsewhere; scores
+    of one source, on one scale.
 
     scores: nan for a picture that was only compared. preferences: what comparisons say, by the pictures' places.
+    most: (width, height) of most of the pictures, where there are none.
     """
 
     images: Sequence[Tensor]
     prompts: Sequence[str]
     scores: Sequence[float]
     preferences: Sequence[Preference] = ()
+    most: tuple[int, int] | None = None
+
+    def without_images(self) -> Pictures:
+        """All but the pictures themselves, which are large and not needed once they are encoded."""
+        return replace(self, images=(), most=self.size())
 
     def size(self) -> tuple[int, int]:
         """(width, height) that most of the pictures have, in whole latents of 8 pixels."""
+        if self.most is not None:
+            return self.most
         (height, width), _ = Counter(tuple(image.shape[:2]) for image in self.images).most_common(1)[0]
         return width // 8 * 8, height // 8 * 8
 
