@@ -23,7 +23,7 @@ from torch import Tensor
 from feedback_loop.feedback.records import Generation, Rating
 from feedback_loop.feedback.rewards.base import Reward
 from feedback_loop.feedback.store import FeedbackStore
-from feedback_loop.nodes import people, prompt_lists, reinforce, training_run
+from feedback_loop.nodes import people, prompt_lists, reinforce, reinforce_run, training_run
 from feedback_loop.nodes.denoiser import WrongConnectionError
 from feedback_loop.nodes.live import Live
 from feedback_loop.nodes.policy import trainable
@@ -32,6 +32,7 @@ from feedback_loop.nodes.rollouts import How, how_to_sample, record_last, record
 from feedback_loop.nodes.sampling import sample
 from feedback_loop.tests.nodes import tiny_models
 from feedback_loop.training import lora_files
+from feedback_loop.training.online import Epoch
 from feedback_loop.training.policy_gradient import StepBatch, step_log_prob
 
 NFT = {"objective": "NFT", "beta": 1.0, "kl": 1e-3}
@@ -366,6 +367,19 @@ def test_a_model_is_tried_also_where_the_first_epoch_teaches_nothing(kept: Feedb
 def test_objectives_with_an_old_view_train_in_half_precision(kept: FeedbackStore, objective: dict[str, Any]) -> None:
     output = run(tiny_models.sd15(), objective=objective, precision="bf16")
     assert moved(output.args[0]) and len(output.args[1]["loss"]) == 4
+
+
+def test_the_old_view_draws_the_pictures_of_nft(
+    kept: FeedbackStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An old view that never moves from the start draws the second epoch as if nothing had been learned meanwhile."""
+    monkeypatch.setattr(reinforce_run, "old_decay", lambda step: 1.0)
+    drawn = []
+    for name, rate_ in (("fast", 1e-2), ("slow", 1e-7)):
+        output = run(tiny_models.sd15(), name=name, learning_rate=rate_)
+        drawn.append(Epoch.load(tmp_path / "runs" / f"{name}_00001" / "rollouts" / "epoch-00001-0.safetensors"))
+        assert moved(output.args[0])
+    assert torch.equal(drawn[0].tensors["latents"], drawn[1].tensors["latents"])
 
 
 def test_patience_ends_a_run_that_gets_no_better(kept: FeedbackStore) -> None:
