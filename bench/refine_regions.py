@@ -16,8 +16,8 @@ from feedback_loop.demo import world
 
 def regions(demo: Demo, report: Report) -> None:
     half = report.pictures // 2
-    report.row("regions", "watermark", lambda: refined(demo, [watermarked(i) for i in range(half)], "no watermark"))
     report.row("regions", "wrong object", lambda: refined(demo, [wrong_object(i) for i in range(half)], ""))
+    report.row("regions", "watermark", lambda: refined(demo, [watermarked(i) for i in range(half)], "no watermark"))
 
 
 @dataclass(frozen=True)

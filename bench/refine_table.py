@@ -6,7 +6,14 @@ from typing import Any
 
 HEADS = {
     "words": ("said", "right way", "the rest stays"),
-    "regions": ("marked", "gone in the first", "gone in the one that is picked", "bit-equal outside", "seam"),
+    "regions": (
+        "marked",
+        "gone in the first",
+        "gone in the one that is picked",
+        "bit-equal outside",
+        "seam",
+        "seam, less beside",
+    ),
     "references": ("liked", "plain", "with references", "rise", "the rest stays"),
     "rounds": ("", "pictures that are bit-equal outside", "rounds found again"),
 }
@@ -29,10 +36,8 @@ def words(row: dict[str, Any]) -> list[str]:
 
 def regions(row: dict[str, Any]) -> list[str]:
     shares = ("gone in the first candidate", "gone in the picked one", "bit-equal outside")
-    return [
-        *(percent(row[name]) for name in shares),
-        "{:.2f} ({:.2f} to {:.2f})".format(*row["seam"]["across the edge"]),
-    ]
+    seams = ["{:.2f} ({:.2f} to {:.2f})".format(*area) for area in row["seam"].values()]
+    return [*(percent(row[name]) for name in shares), *seams]
 
 
 def references(row: dict[str, Any]) -> list[str]:

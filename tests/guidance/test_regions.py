@@ -187,6 +187,21 @@ def test_a_shift_of_colours_around_the_mask_is_taken_off_inside():
     assert torch.equal(matched(part, old, torch.ones(1, 1, 20, 20)), part)
 
 
+def test_a_shift_that_is_another_in_every_corner_is_taken_off_as_such():
+    """A ramp of .1 from left to right: taken off to .005 where it is known beside, to .01 in the middle; a mean over
+    the surroundings would leave .02 at either edge. What differs by .6 is no shift, and pulls by .3 at most."""
+    old = torch.full((1, 3, 64, 64), 0.4)
+    ramp = torch.linspace(0, 0.1, 64).expand(1, 3, 64, 64)
+    mask = square(64, 20, 44)[:, None]
+    left = (matched(old + ramp, old, mask) - old)[..., 20:44, 20:44].abs()
+    assert left.max() < 0.01 and left[..., (0, -1)].max() < 0.005
+    assert (ramp[..., 20:44, 20:44] - 0.05).abs().max() > 0.018
+    part = old.clone()
+    part[..., 15:20, 20:44] += 0.6
+    assert 0.2 < (old - matched(part, old, mask))[..., 20, 25:40].mean() <= 0.3
+    assert (old - matched(part, old, mask))[..., 43, 25:40].abs().max() < 0.04
+
+
 def test_a_mask_over_a_crop_is_as_large_as_the_crop():
     assert fitted(square(), 40, 10).shape == (1, 40, 10)
     assert fitted(square(), 40, 40).mean() == pytest.approx(16 / 400, rel=0.02)
