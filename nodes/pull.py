@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +21,8 @@ from .jacobian import check_step, release_outputs, transport_of
 from .sight import Sight
 
 OPTIMISE, EXACT = "optimise", "exact"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -119,9 +122,14 @@ def exact_step(denoised: Tensor, sigma: Tensor, pull: Pull, guide: Guide, proces
 
 @dataclass
 class Known:
-    """What a run has found out about itself. tried: the full gradient is the right one."""
+    """What a run has found out about itself. tried: the full gradient is the right one. most: so many pictures' graphs
+    fit into memory; None while all that were tried did."""
 
     tried: bool = False
+    most: int | None = None
+
+    def forget(self) -> None:
+        self.tried, self.most = False, None
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,8 +157,32 @@ class RewardGuidance:
     def _guided(
         self, args: dict[str, Any], denoised: Tensor, sigma: Tensor, pulls: Sequence[Pull], process: Process
     ) -> Tensor:
-        """In as many parts as memory asks for: no picture's step depends on another's."""
-        at_once = pictures_at_once(denoised, pulls)
+        """In as many parts as memory asks for: no picture's step depends on another's.
+
+        The decoder's graph is planned for, that of a reward's network is not known before it is made: where it does not
+        fit either, half as many pictures go at once, for the rest of the run.
+        """
+        while True:
+            at_once = min(pictures_at_once(denoised, pulls), self.known.most or len(denoised))
+            try:
+                return self._in_parts(args, denoised, sigma, pulls, process, at_once)
+            except comfy.model_management.OOM_EXCEPTION:
+                if at_once == 1:
+                    raise
+            # outside the except block, whose traceback keeps the graph alive
+            log.warning("Reward guidance: %d pictures at once do not fit into memory; going on with fewer.", at_once)
+            comfy.model_management.soft_empty_cache()
+            self.known.most = at_once // 2
+
+    def _in_parts(
+        self,
+        args: dict[str, Any],
+        denoised: Tensor,
+        sigma: Tensor,
+        pulls: Sequence[Pull],
+        process: Process,
+        at_once: int,
+    ) -> Tensor:
         percent = percent_of(args["model"].model_sampling, float(sigma.max()))
         guides = [
             pull.guide(denoised, percent, transport_of(pull.manner.method, args, process), at_once) for pull in pulls
@@ -186,7 +218,7 @@ class RewardGuidance:
 
         The models of the run are free again by then, and rules have made all their rounds.
         """
-        self.known.tried = False
+        self.known.forget()
         for pull in self.pulls:
             pull.sight.begin()
         samples = executor(noise, latent, sampler, sigmas, *args, **kwargs)

@@ -214,6 +214,39 @@ def test_a_batch_is_guided_in_parts_when_memory_is_short(monkeypatch, inference_
     torch.testing.assert_close(call(model, x, torch.ones(5)), whole, rtol=1e-5, atol=1e-5)
 
 
+class Hungry(Brightness):
+    """A network whose graph fits into memory for two pictures."""
+
+    def __init__(self, most=2):
+        super().__init__()
+        self.most, type(self).asked = most, []  # of the class: a run asks a copy
+
+    def score(self, images, prompts, embed):
+        self.asked.append(len(images))
+        if len(images) > self.most:
+            raise comfy.model_management.OOM_EXCEPTION("too many")
+        return super().score(images, prompts, embed)
+
+
+def test_a_batch_is_guided_in_parts_when_a_rewards_own_graph_does_not_fit(caplog, inference_mode):
+    """Five do not fit, so two go at a time, in the next step at once; a run afterwards tries anew. Each picture is
+    seen once a step."""
+    reward, vae = Hungry(), tiny_models.vae()
+    model, run = guide(tiny_models.sd15(), reward, vae), {"batch": 5, "steps": 4}
+    expected = sample(guide(tiny_models.sd15(), vae=vae), **run)
+    torch.testing.assert_close(sample(model, **run), expected, rtol=1e-3, atol=1e-3)
+    assert reward.asked[:4] == [5, 2, 2, 1] and set(reward.asked[4:]) == {2, 1}
+    assert all(len(look.reward) == 5 for look in hooks(model)[0].pulls[0].sight.watch.looks)
+    assert "5 pictures at once do not fit" in caplog.text
+    sample(model, **run)
+    assert reward.asked.count(5) == 2
+
+
+def test_a_picture_that_does_not_fit_into_memory_alone_is_an_error(inference_mode):
+    with pytest.raises(comfy.model_management.OOM_EXCEPTION):
+        sample(guide(tiny_models.sd15(), Hungry(most=0)), batch=2)
+
+
 def test_the_interval_is_a_share_of_the_run(inference_mode):
     """percent_to_sigma puts 50 % of SD1.5's schedule near sigma 1.6."""
     sigma = tiny_models.sd15().get_model_object("model_sampling").percent_to_sigma(0.5)
