@@ -70,7 +70,10 @@ class Pull:
         return scores.to(latents.device)
 
     def finish(self, model: ModelPatcher, latents: Tensor | None) -> None:
-        """After a run that came to its end. latents: what it made, as it hands them out; None where noise is left."""
+        """After a run that came to its end. latents: what it made, as it hands them out; None where noise is left.
+
+        Never raises an error: the pictures are there by then, and a verdict is not worth them.
+        """
 
         def decode(latents: Tensor) -> Tensor:
             clean = model.model.process_latent_in(latents)
@@ -80,6 +83,8 @@ class Pull:
 
         try:
             self.sight.end(latents, decode)
+        except Exception as error:  # noqa: BLE001  (a judge, a VAE, memory: anything; an interrupt is none)
+            self.sight.unjudged(error)
         finally:
             self.release()
 

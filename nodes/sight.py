@@ -78,6 +78,12 @@ class Sight:
             logging.warning("Reward guidance: %s", problem)
         self._tell(problems, done=True)
 
+    def unjudged(self, error: Exception) -> None:
+        """The run has come to its end, and what was to be said about it could not be found out."""
+        problem = f"This run could not be judged: {error or type(error).__name__}"
+        logging.warning("Reward guidance: %s", problem, exc_info=error)
+        self._tell([problem], done=True)
+
     def _as_plain(self, latents: Tensor) -> Tensor:
         images = self.vae.decode(latents.clone())
         return images.reshape(-1, *images.shape[-3:])[..., :3].movedim(-1, 1).float()

@@ -456,23 +456,47 @@ def test_exact_mode_at_temperature_zero_is_the_plain_model(inference_mode):
     assert guide(model, mode="exact", inverse_temperature=0.0) is model
 
 
-def test_a_judge_that_breaks_is_not_asked_of_a_run_that_was_stopped(monkeypatch, inference_mode):
-    """The run's own interrupt comes out, and everything is let go of."""
+class Broken(Brightness):
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
 
-    class Broken(Brightness):
-        def score(self, images, prompts, embed):
-            raise RuntimeError("asked")
+    def score(self, images, prompts, embed):
+        raise self.error
 
-    model, vae = tiny_models.sd15(), tiny_models.vae()
+
+def judged_by(error, vae):
+    model = tiny_models.sd15()
     plain = vae.decode(sample(model).clone())
-    guided = guide(model, vae=vae, judge=Broken(), plain=plain)
-    with pytest.raises(RuntimeError, match="asked"):
-        sample(guided)
-    stopped = guided.clone()
+    guided = guide(model, vae=vae, judge=Broken(error), plain=plain)
+    hooks(guided)[0].pulls[0].sight.node = "7"
+    return guided
+
+
+def test_a_judge_that_breaks_does_not_cost_the_pictures(monkeypatch, caplog, inference_mode):
+    """They are those of the same run without a judge, bit for bit; the pages and the log say what went wrong."""
+    told, vae = [], tiny_models.vae()
+    monkeypatch.setattr("feedback_loop.nodes.sight.tell_pages", lambda event, data: told.append(data))
+    guided = judged_by(RuntimeError("out of order"), vae)
+    assert torch.equal(sample(guided), sample(guide(tiny_models.sd15(), vae=vae)))
+    assert told[-1]["done"] and told[-1]["problems"] == ["This run could not be judged: out of order"]
+    assert "could not be judged: out of order" in caplog.text
+    copies = [copy for pull in hooks(guided)[0].pulls for copy in (pull.normal, pull.decoder._network)]
+    assert all(copy._copy is None for copy in copies), "everything is let go of"
+
+
+def test_an_interrupt_while_a_run_is_judged_is_taken(inference_mode):
+    with pytest.raises(INTERRUPT):
+        sample(judged_by(INTERRUPT(), tiny_models.vae()))
+
+
+def test_a_judge_is_not_asked_of_a_run_that_was_stopped(caplog, inference_mode):
+    """The run's own interrupt comes out, and nothing is said about it."""
+    stopped = judged_by(RuntimeError("asked"), tiny_models.vae())
     stopped.set_model_sampler_post_cfg_function(lambda args: (_ for _ in ()).throw(INTERRUPT()))
     with pytest.raises(INTERRUPT):
         sample(stopped)
-    assert not hooks(guided)[0].pulls[0].sight.watch.made
+    assert not hooks(stopped)[0].pulls[0].sight.watch.made and "could not be judged" not in caplog.text
 
 
 def test_a_run_without_a_steered_step_says_so(caplog, inference_mode):
