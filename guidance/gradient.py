@@ -109,18 +109,23 @@ def tilted(
     tau: float = math.inf,
     transport: Transport | None = None,
     at_once: int | None = None,
+    on_slope: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Tensor:
     """The clean estimate under the law tilted by `exp(inverse_temperature * r)`; exact for a Gaussian prior and a
     linear or quadratic reward.
 
     Shapes as in `guided`. The reward's curvature along the step, found with a second gradient, shortens it: without
-    that, a quadratic reward steeper than the prior overshoots and diverges.
+    that, a quadratic reward steeper than the prior overshoots and diverges. on_slope: told the reward's own slope and
+    the standard deviation of x0 given x, what `room` takes.
     """
     if inverse_temperature == 0:
         return denoised
     start = at_least_float32(denoised)
     deviation = _posterior_deviation(process, sigma, denoised)
-    slope = inverse_temperature * gradient(reward, start, at_once)
+    own = gradient(reward, start, at_once)
+    if on_slope is not None:
+        on_slope(own, deviation)
+    slope = inverse_temperature * own
     carried = deviation**2 * slope if transport is None else transport(slope).to(slope)
     carried = _finite(carried)
     step = capped(carried, tau * deviation)
@@ -203,16 +208,26 @@ def rms(values: Tensor, mask: Tensor | None = None) -> Tensor:
     return largest * ((weight * squares).sum(dim=dims, keepdim=True) / total).sqrt()
 
 
+def room(slope: Tensor, deviation: Tensor, negligible: float, mask: Tensor | None = None) -> Tensor:
+    """How much one standard deviation of x0 given x could change each sample's reward, in units of `negligible`.
+
+    slope: the reward's gradient (B, C, *spatial); deviation: (B, 1, ...). Gives (B, 1, ...).
+    """
+    dimensions = _weight(slope, mask).sum(dim=tuple(range(1, slope.ndim)), keepdim=True)
+    return deviation * rms(slope, mask) * dimensions.sqrt() / negligible
+
+
+def _weight(slope: Tensor, mask: Tensor | None) -> Tensor:
+    return torch.ones_like(slope) if mask is None else mask.to(slope).expand_as(slope)
+
+
 def _step(denoised: Tensor, guide: Guide, deviation: Tensor, tau: float) -> Tensor:
     slope = gradient(guide.reward, denoised, guide.at_once)
-    size = rms(slope, guide.mask)
-    weight = torch.ones_like(slope) if guide.mask is None else guide.mask.to(slope).expand_as(slope)
-    dimensions = weight.sum(dim=tuple(range(1, slope.ndim)), keepdim=True)
-    possible = deviation * size * dimensions.sqrt()
-    room = possible / guide.negligible
+    weight = _weight(slope, guide.mask)
+    possible = room(slope, deviation, guide.negligible, guide.mask)
     if guide.on_step is not None:
-        guide.on_step(room.flatten())
-    length = tau * guide.strength * deviation * room.clamp(max=1)
+        guide.on_step(possible.flatten())
+    length = tau * guide.strength * deviation * possible.clamp(max=1)
     direction = slope if guide.transport is None else _finite(guide.transport(slope).to(slope))
     step = length * direction / rms(direction, guide.mask).clamp(min=torch.finfo(slope.dtype).tiny)
     return weight * (orthogonal_part(step, denoised) if guide.orthogonal else step)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..diffusion.process import Process
 from ..feedback.rewards.base import Reward
-from ..guidance.gradient import GuidanceError, Guide, Transport, TrustRegion, guided, orthogonal_part, rms, tilted
+from ..guidance.gradient import GuidanceError, Guide, Transport, TrustRegion, guided, orthogonal_part, rms, room, tilted
 from .decoder import Decoder, check_pictures
 from .denoiser import Shared, gradients, normal_reward, patchers_of, process_of_sampling, release_encoders
 from .jacobian import check_step, release_outputs, transport_of
@@ -115,8 +115,14 @@ def percent_of(sampling: Any, sigma: float) -> float:
 
 def exact_step(denoised: Tensor, sigma: Tensor, pull: Pull, guide: Guide, process: Process) -> Tensor:
     """The estimate under the law tilted by the pull's reward; strength scales the inverse temperature."""
-    temperature = pull.strength * pull.manner.temperature
-    aim = tilted(denoised, sigma, guide.reward, process, temperature, transport=guide.transport, at_once=guide.at_once)
+
+    def seen(slope: Tensor, deviation: Tensor) -> None:
+        pull.sight.roomy(room(slope, deviation, guide.negligible, guide.mask).flatten())
+
+    temperature, carry = pull.strength * pull.manner.temperature, guide.transport
+    aim = tilted(
+        denoised, sigma, guide.reward, process, temperature, transport=carry, at_once=guide.at_once, on_slope=seen
+    )
     step = aim.float() - denoised.float()
     if guide.orthogonal:
         step = orthogonal_part(step, denoised)

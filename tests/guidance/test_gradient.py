@@ -19,6 +19,7 @@ from feedback_loop.guidance.gradient import (
     guided,
     orthogonal_part,
     rms,
+    room,
     tilted,
 )
 
@@ -312,6 +313,19 @@ def test_a_nearly_flat_reward_moves_in_proportion_to_its_slope():
         slope = share * 0.02 / (n**0.5 * deviation[0].item())
         step = guided(x, sigma, [Guide(lambda z, b=slope: b * z.flatten(1).sum(1), negligible=0.02)], EPS, 0.6) - x
         torch.testing.assert_close(rms(step).flatten(), 0.6 * expected * deviation, rtol=1e-3, atol=0)
+
+
+def test_both_modes_tell_how_much_of_the_reward_is_in_reach():
+    """A linear reward of slope b over n dimensions changes by b sqrt(n V) for one deviation, at any temperature."""
+    x, sigma, n, told = latents(), torch.full((4,), 2.0), 4 * 8 * 8, []
+    reward = lambda z: 0.3 * z.flatten(1).sum(1)  # noqa: E731
+    guided(x, sigma, [Guide(reward, negligible=0.02, on_step=told.append)], EPS, 0.6)
+    see = lambda slope, deviation: told.append(room(slope, deviation, 0.02).flatten())  # noqa: E731
+    tilted(x, sigma, reward, EPS, 7.0, on_slope=see)
+    expected = 0.3 * (n * EPS.posterior_variance(sigma)).sqrt() / 0.02
+    for seen in told:
+        torch.testing.assert_close(seen, expected, rtol=1e-4, atol=0)
+    assert len(told) == 2
 
 
 def test_a_gradient_too_small_for_float32_squares_still_has_a_direction():

@@ -451,6 +451,17 @@ def test_a_reward_of_parts_with_spans_steers_in_their_span_alone(inference_mode)
     assert 0 < looks[1] < looks[0]
 
 
+@pytest.mark.parametrize("mode", ["optimise", "exact"])
+def test_a_flat_reward_is_said_to_do_nothing_in_either_mode(mode, caplog, inference_mode):
+    """A slope that is 0, and one that is not: the reward of a brightness changes by far more than its negligible."""
+    vae = tiny_models.vae()
+    sample(guide(tiny_models.sd15(), Brightness(0.0), vae, mode=mode))
+    assert "guidance did next to nothing" in caplog.text
+    caplog.clear()
+    sample(guide(tiny_models.sd15(), Brightness(), vae, mode=mode))
+    assert "next to nothing" not in caplog.text
+
+
 def test_exact_mode_at_temperature_zero_is_the_plain_model(inference_mode):
     model = tiny_models.sd15()
     assert guide(model, mode="exact", inverse_temperature=0.0) is model
