@@ -34,10 +34,11 @@ WIDE = {"saturation": (-0.01, 0.75), "detail": (-3.0, -0.45)}
 
 @dataclass(frozen=True)
 class Look:
-    """One steered step of a batch. All (B,): reward at the estimate; room: how much one standard deviation of x0 given
-    x could change the reward, as a share of what counts as a change; stride: the step made, in those deviations."""
+    """One steered step of a batch. share: of the run, 0 its beginning and 1 its end. All others (B,): reward at the
+    estimate; room: how much one standard deviation of x0 given x could change the reward, as a share of what counts as
+    a change; stride: the step made, in those deviations."""
 
-    step: int
+    share: float
     reward: Tensor
     room: Tensor
     stride: Tensor
@@ -123,8 +124,13 @@ def statistics(images: Tensor) -> dict[str, Tensor]:
     return {"saturation": saturation(images).cpu(), "detail": sharpness(images).cpu()}
 
 
-def curve(looks: Sequence[Look]) -> list[tuple[int, float, float, float]]:
-    """(step, lowest, mean, highest reward of the batch) of each look."""
-    return [
-        (look.step, float(look.reward.min()), float(look.reward.mean()), float(look.reward.max())) for look in looks
-    ]
+def curve(looks: Sequence[Look]) -> list[tuple[float, float, float, float]]:
+    """(share of the run, lowest, mean, highest reward) at each share that was looked at, in their order.
+
+    There may be several looks at one: samplers of higher order ask twice, particles are many, rules go back.
+    """
+    seen: dict[float, list[Tensor]] = {}
+    for look in looks:
+        seen.setdefault(round(look.share, 4), []).append(look.reward)
+    rewards = {share: torch.cat(seen[share]) for share in sorted(seen)}
+    return [(share, float(all_.min()), float(all_.mean()), float(all_.max())) for share, all_ in rewards.items()]

@@ -15,6 +15,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ..diffusion import small_decoder
+from ..feedback.rewards.colour import ColourReward
 from .denoiser import Shared, WrongConnectionError, patcher_of
 
 SIZES = ("auto", "full", "half", "small", "preview")
@@ -224,11 +225,17 @@ def _preview_decoder(model: ModelPatcher) -> Decoder:
 
 def check_decoder(size: str, reward: Any) -> None:
     """Raises WrongConnectionError for a reward that would have to see what a preview does not show."""
-    if size == "preview" and reward.networks():
+    if size == "preview" and (reward.networks() or _measures_detail(reward)):
         raise WrongConnectionError(
             f"A preview shows colours alone, and the reward '{reward.name}' looks for more. Set `decoder` to auto, or "
-            "connect a Colour reward."
+            "connect a Colour reward for light or a colour."
         )
+
+
+def _measures_detail(reward: Any) -> bool:
+    """Whether it or a part of it depends on neighbouring pixels, of which a preview has one for 8 by 8."""
+    own = isinstance(reward, ColourReward) and reward.measure in ("sharpness", "contrast")
+    return own or any(_measures_detail(part) for part in getattr(reward, "parts", ()))
 
 
 def _own_decoder(path: str) -> Decoder:

@@ -98,6 +98,7 @@ class Pull:
         return [self.decoder.patcher, *patchers_of(self.reward)]
 
     def release(self) -> None:
+        self.sight.begin_step()
         self.normal.release()
         self.decoder.release()
         release_encoders([self.reward] if self.sight.judge is None else [self.reward, self.sight.judge])
@@ -209,7 +210,7 @@ class RewardGuidance:
         deviation = process.posterior_variance(sigma).sqrt().to(steered.device)
         stride = rms(steered.float() - denoised.float()).flatten() / deviation.flatten().clamp(min=1e-12)
         for pull in pulls:
-            pull.sight.end_step(stride)
+            pull.sight.end_step(percent, stride)
         return steered
 
     def memory_for(self, shape: Sequence[int]) -> float:

@@ -44,6 +44,7 @@ class Sight:
         self.begin_step()
 
     def begin_step(self) -> None:
+        """Also after a run: a step that was broken off has left its pictures, on the device."""
         self._scores, self._images, self._room = [], [], None
 
     def scored(self, images: Tensor, scores: Tensor) -> None:
@@ -54,12 +55,13 @@ class Sight:
     def roomy(self, room: Tensor) -> None:
         self._room = room.detach().cpu()
 
-    def end_step(self, stride: Tensor) -> None:
-        """stride: how long each picture's step was, (B,), in standard deviations of x0 given x. Tells the pages."""
+    def end_step(self, share: float, stride: Tensor) -> None:
+        """share: of the run, 0 its beginning. stride: how long each picture's step was, (B,), in standard deviations of
+        x0 given x. Tells the pages."""
         count = len(stride)
         reward, images = torch.cat(self._scores)[:count], torch.cat(self._images)[:count]
         room = torch.full((count,), torch.inf) if self._room is None else self._room
-        self.watch.see(Look(len(self.watch.looks) + 1, reward, room, stride.cpu()))
+        self.watch.see(Look(share, reward, room, stride.cpu()))
         self.begin_step()
         self._tell(preview=picture(images[0]))
 

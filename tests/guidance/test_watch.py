@@ -15,7 +15,9 @@ def pictures(count=6, contrast=0.2, seed=0):
 
 
 def look(step, count, room=1.0, stride=0.6):
-    return Look(step + 1, torch.arange(count) + float(step), torch.full((count,), room), torch.full((count,), stride))
+    return Look(
+        (step + 1) / 8, torch.arange(count) + float(step), torch.full((count,), room), torch.full((count,), stride)
+    )
 
 
 def seen(images, room=1.0, plain=None, steps=5, stride=0.6):
@@ -73,4 +75,11 @@ def test_a_run_without_a_steered_step_says_so():
 
 
 def test_the_curve_holds_lowest_mean_and_highest_of_each_step():
-    assert curve(seen(pictures(3), steps=2).looks) == [(1, 0.0, 1.0, 2.0), (2, 1.0, 2.0, 3.0)]
+    assert curve(seen(pictures(3), steps=2).looks) == [(0.125, 0.0, 1.0, 2.0), (0.25, 1.0, 2.0, 3.0)]
+
+
+def test_several_looks_at_one_share_of_a_run_are_one_point_of_the_curve():
+    """Heun asks twice at most noise levels, and of eight particles four go at a time: no run gets longer by that. Looks
+    of a run that was sent back stand where they belong."""
+    looks = [look(step, 2) for step in (0, 1, 1, 0)] + [Look(0.125, torch.tensor([8.0]), torch.ones(1), torch.ones(1))]
+    assert curve(looks) == [(0.125, 0.0, 2.0, 8.0), (0.25, 1.0, 1.5, 2.0)]

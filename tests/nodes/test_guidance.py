@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from feedback_loop.feedback.rewards.base import Reward
+from feedback_loop.feedback.rewards.colour import ColourReward
 from feedback_loop.feedback.rewards.combine import CombinedReward
 from feedback_loop.feedback.rewards.taste import TasteReward
 from feedback_loop.feedback.rewards.watermark import Detector, WatermarkPenalty
 from feedback_loop.guidance.gradient import LATENT, GuidanceError
-from feedback_loop.guidance.watch import statistics
+from feedback_loop.guidance.watch import curve, statistics
 from feedback_loop.nodes.denoiser import WrongConnectionError, process_of
 from feedback_loop.nodes.encoder import encoder_from
 from feedback_loop.nodes.guidance import FeedbackRewardGuidance
@@ -168,6 +169,40 @@ def test_an_exception_in_the_reward_leaks_no_mode_and_the_next_run_is_as_before(
         sample(guide(model, Stopping(error()), vae))
     assert torch.is_inference_mode_enabled() and not torch.is_grad_enabled()
     assert torch.equal(sample(guide(model, vae=vae)), before)
+
+
+def test_a_step_that_is_broken_off_leaves_no_pictures_behind(inference_mode):
+    """The second step's reward is asked of the first two of three pictures, then the run is stopped."""
+
+    class Stopped(Hungry):
+        def score(self, images, prompts, embed):
+            scores = super().score(images, prompts, embed)
+            if len(self.asked) > 5:
+                raise INTERRUPT
+            return scores
+
+    model = guide(tiny_models.sd15(), Stopped())
+    with pytest.raises(INTERRUPT):
+        sample(model, batch=3)
+    sight = hooks(model)[0].pulls[0].sight
+    assert sight.watch.looks and not sight._images and not sight._scores
+
+
+def test_what_is_shown_of_a_step_is_its_share_of_the_run(inference_mode):
+    """Heun's two evaluations a step are no two steps; shares grow from 0 to at most 1."""
+    model = guide(tiny_models.sd15())
+    sample(model, sampler="heun", steps=4)
+    looks = hooks(model)[0].pulls[0].sight.watch.looks
+    shares = [share for share, *_ in curve(looks)]
+    assert len(shares) < len(looks) and shares == sorted(set(shares)) and 0 <= shares[0] < shares[-1] <= 1
+
+
+@pytest.mark.parametrize("measure", ["sharpness", "contrast"])
+def test_a_reward_for_detail_is_refused_a_preview(measure):
+    for reward in (ColourReward(measure), CombinedReward([Brightness(), ColourReward(measure)], [1.0, 0.5])):
+        with pytest.raises(WrongConnectionError, match=f"A preview shows colours alone.*{measure}"):
+            guide(tiny_models.sd15(), reward, decoder="preview")
+    guide(tiny_models.sd15(), ColourReward("brightness"), decoder="preview")
 
 
 def test_an_interrupt_is_taken_at_the_next_step(inference_mode):

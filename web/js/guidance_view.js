@@ -1,27 +1,27 @@
-// The curve of a reward over the steered steps: its mean over the batch, in a band from the lowest to the highest.
+// The curve of a reward over the steered part of a run: its mean over the batch, in a band from the lowest to the highest.
 import { drawing, element, plural } from "./dom.js";
 
 const [WIDTH, HEIGHT, EDGE] = [240, 90, 4];
 
 const rounded = (value) => Number(value).toPrecision(3);
 
-/** Points of the drawing for values over steps. */
-function placed(steps, values, [low, high]) {
-  const across = (step) => EDGE + ((step - steps[0]) / Math.max(1, steps.at(-1) - steps[0])) * (WIDTH - 2 * EDGE);
+/** Points of the drawing for values over shares of the run. */
+function placed(shares, values, [low, high]) {
+  const across = (share) => EDGE + ((share - shares[0]) / (shares.at(-1) - shares[0] || 1)) * (WIDTH - 2 * EDGE);
   const up = (value) => HEIGHT - EDGE - ((value - low) / (high - low || 1)) * (HEIGHT - 2 * EDGE);
-  return values.map((value, index) => `${across(steps[index]).toFixed(1)},${up(value).toFixed(1)}`);
+  return values.map((value, index) => `${across(shares[index]).toFixed(1)},${up(value).toFixed(1)}`);
 }
 
 function plot(curve) {
-  const steps = curve.map(([step]) => step);
+  const shares = curve.map(([share]) => share);
   const [lows, means, highs] = [1, 2, 3].map((column) => curve.map((row) => row[column]));
   const range = [Math.min(...lows), Math.max(...highs)];
-  const band = [...placed(steps, highs, range), ...placed(steps, lows, range).reverse()].join(" ");
+  const band = [...placed(shares, highs, range), ...placed(shares, lows, range).reverse()].join(" ");
   return drawing(
     "svg",
     { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": inWords(curve) },
     drawing("polygon", { points: band, class: "fl-band" }),
-    drawing("polyline", { points: placed(steps, means, range).join(" "), class: "fl-mean" }),
+    drawing("polyline", { points: placed(shares, means, range).join(" "), class: "fl-mean" }),
   );
 }
 
@@ -40,7 +40,7 @@ export class GuidanceView {
     this.element = element("div", { className: "fl-guidance" }, seen, this.said, this.problems);
   }
 
-  /** @param told {curve: [[step, lowest, mean, highest]], problems: [sentence], done, preview?: base64 of a JPEG} */
+  /** @param told {curve: [[share of the run, lowest, mean, highest]], problems: [sentence], done, preview?: base64 of a JPEG} */
   show({ curve, problems, preview }) {
     if (preview) {
       this.picture.src = `data:image/jpeg;base64,${preview}`;
