@@ -135,17 +135,24 @@ def tilted(
 
 
 def forward_difference(
-    denoise: Callable[[Tensor], Tensor], x: Tensor, denoised: Tensor, sigma: Tensor, process: Process
+    denoise: Callable[[Tensor], Tensor],
+    x: Tensor,
+    denoised: Tensor,
+    sigma: Tensor,
+    process: Process,
+    share: float = 0.01,
 ) -> Transport:
     """The covariance of x0 given x times a slope, for one more evaluation of the denoiser and no graph through it.
 
     x: the noisy latent (B, C, *spatial); denoised: `denoise(x)`. The covariance is symmetric, so the derivative of D in
-    the slope's direction is the slope through D's Jacobian: `s^2/a * (D(x + d g) - D(x)) / d`, d = .01 |x| / |g|.
+    the slope's direction is the slope through D's Jacobian: `s^2/a * (D(x + d g) - D(x)) / d`, d = share |x| / |g|.
+    It errs in the order of share, and by rounding in that of 1 / share: .01 is as little as a denoiser that computes in
+    half precision allows.
     """
     scale = per_sample(process.s(sigma) ** 2 / process.a(sigma), x)
 
     def transport(slope: Tensor) -> Tensor:
-        distance = 0.01 * rms(x.to(slope)) / rms(slope).clamp(min=torch.finfo(slope.dtype).tiny)
+        distance = share * rms(x.to(slope)) / rms(slope).clamp(min=torch.finfo(slope.dtype).tiny)
         moved = denoise((x.to(slope) + distance * slope).to(x.dtype))
         carried = scale.to(slope) * (moved - denoised).to(slope) / distance
         return torch.where(rms(slope) > 0, carried, 0)

@@ -190,6 +190,32 @@ def test_a_forward_difference_is_the_covariance_times_the_slope():
     torch.testing.assert_close(carried, SPREAD * level**2 / (SPREAD + level**2) * slope, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("process", [Process("eps"), Process("flow")], ids=["eps", "flow"])
+@pytest.mark.parametrize(("share", "bound"), [(1e-2, 2e-2), (1e-3, 2e-3), (1e-4, 2e-4)])
+def test_a_forward_difference_is_autograds_but_for_how_much_the_denoiser_bends(share, bound, process):
+    """A mixture of three, which is no straight line between them, in float64: against autograd's vector-Jacobian
+    product. A one-sided difference errs in the order of how far it goes: in proportion to `share`."""
+    middles = torch.tensor([[-1.0, 0, 0, 0], [1.0, 0.5, 0, 0], [0, -1.0, 1.0, 0]], dtype=torch.float64)
+    generator, spread = torch.Generator().manual_seed(0), 0.3
+    draw = lambda: torch.randn(200, 4, 1, 1, dtype=torch.float64, generator=generator)  # noqa: E731
+    for noise in (0.2, 1.0, 5.0):
+        sigma = torch.tensor(noise if process.kind == "eps" else noise / (1 + noise), dtype=torch.float64).expand(200)
+        a, s = process.a(sigma[0]), process.s(sigma[0])
+
+        def denoise(x, a=a, s=s):
+            total, flat = (spread * a) ** 2 + s**2, x.flatten(1)[:, None]
+            share = (-((flat - a * middles) ** 2).sum(-1) / (2 * total)).softmax(-1)
+            own = middles + spread**2 * a * (flat - a * middles) / total
+            return (share[..., None] * own).sum(1).reshape(x.shape)
+
+        clean = middles[torch.arange(200) % 3].reshape(200, 4, 1, 1) + spread * draw()
+        x, slope = a * clean + s * draw(), draw()
+        exact = s**2 / a * torch.autograd.functional.vjp(denoise, x, slope)[1]
+        carried = forward_difference(denoise, x, denoise(x), sigma, process, share)(slope)
+        off = (carried - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)
+        assert off.quantile(0.95) < bound
+
+
 def test_the_orthogonal_part_keeps_the_estimates_length_to_first_order():
     x, step = latents(), latents(seed=5)
     part = orthogonal_part(step, x)
