@@ -10,6 +10,7 @@ import torch
 
 from feedback_loop.diffusion.process import Process
 from feedback_loop.diffusion.stochastic import ancestral_step
+from feedback_loop.guidance.gradient import forward_difference, tilted
 from feedback_loop.guidance.particles import (
     Particles,
     Steering,
@@ -62,7 +63,7 @@ def run(process, denoise, score, steering, count, pictures, shape=(1,), seed=0, 
     steered = Steered(steering, process, score, count, pictures, generator, every=every)
     for now, after in itertools.pairwise(sigmas):
         denoised = denoise(x, now)
-        pushed = torch.zeros_like(x) if push is None else push(denoised, now) - denoised
+        pushed = torch.zeros_like(x) if push is None else push(x, denoised, now) - denoised
         denoised = denoised + pushed
         if after > 0 and steered.due(now):
             steered.look(now, x, denoised, [pushed])
@@ -144,7 +145,8 @@ def mixture(x, sigma, process, centres, weights, variance):
 def test_particles_move_the_mass_of_a_mixture_as_the_tilt_says(process):
     """Three modes in the plane with shares .5, .3, .2 and a reward of 0, 1, 2 on them, which has no gradient at all: it
     counts which mode is nearest. At lambda 1 the shares become w_i e^(r_i) / Z. One particle a picture is drawn by
-    weight; the share over 3000 pictures is within 3 binomial standard errors, plus 2 % for what 16 particles leave."""
+    weight; the share over 3000 pictures is within 3 binomial standard errors. The sampler's own shares, which are what
+    is tilted, are known from so many pictures that they add next to nothing to that."""
     centres = torch.tensor([[-3.0, 0.0], [0.0, 3.0], [3.0, 0.0]], dtype=torch.float64)
     weights = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
     mode = lambda z: torch.cdist(z, centres).argmin(dim=1)  # noqa: E731
@@ -155,7 +157,7 @@ def test_particles_move_the_mass_of_a_mixture_as_the_tilt_says(process):
         lambda x, s: mixture(x, s, prior, centres, weights, 0.1),
         lambda z: mode(z).double(),
         Steering(1.0),
-        16,
+        64,
         pictures,
         shape=(2,),
     )
@@ -165,10 +167,10 @@ def test_particles_move_the_mass_of_a_mixture_as_the_tilt_says(process):
     expected = plain / plain.sum() * torch.tensor([0.0, 1.0, 2.0]).exp()
     expected = expected / expected.sum()
     for share, target in zip(found.tolist(), expected.tolist(), strict=True):
-        assert share == pytest.approx(target, abs=3 * math.sqrt(target * (1 - target) / pictures) + 0.02)
+        assert share == pytest.approx(target, abs=3 * math.sqrt(target * (1 - target) / pictures))
 
 
-def plain_samples(process, centres, weights, count=20000):
+def plain_samples(process, centres, weights, count=100000):
     """The sampler's own shares, which differ from the prior's a little: that is the law that is tilted."""
     return run(
         process,
@@ -185,20 +187,23 @@ def plain_samples(process, centres, weights, count=20000):
 @PROCESSES
 def test_four_particles_with_a_gradient_as_proposal_are_as_good_as_many_without(process):
     """The twisted method: the guided denoiser proposes and the weights take back what it added. Prior variances 4 and
-    .04, reward -(x1 + x2 - 1)^2 / 2, lambda 2: a Gaussian again, 1/V' = 1/V + lambda b b', b = (1, 1). The design's
+    .04, reward -(x1 + x2 - 1)^2 / 2, lambda 2: a Gaussian again, 1/V' = 1/V + lambda b b', b = (1, 1). What proposes is
+    what guidance does: the exact mode, with the covariance by a forward difference through the denoiser. The design's
     bound for N = 4 is .06 standard deviations; here 3 standard errors of 3000 pictures come on top."""
     variances = torch.tensor([4.0, 0.04], dtype=torch.float64)
     process = Process(process.kind, latent_variance=1.0)
     denoise = lambda x, s: gaussian(x, s, process, 0.0, variances)  # noqa: E731
-    steering = Steering(2.0, curvature=1.0)
+    reward, steering = lambda z: -((z.sum(1) - 1) ** 2) / 2, Steering(2.0, curvature=1.0)
 
-    def push(denoised, sigma):
-        """The exact gradient step: V b lambda_sigma (1 - b'D) / (1 + lambda b'Vb) with the true V of each dimension."""
-        a, s = process.a(sigma), process.s(sigma)
-        v = variances * s**2 / (variances * a**2 + s**2)
-        return denoised + 2 * v * (1 - denoised.sum(1, keepdim=True)) / (1 + 2 * v.sum())
+    def push(x, denoised, sigma):
+        """Nothing at pure noise: a flow's x says nothing about x0 there, and guidance's interval ends before."""
+        if process.a(sigma) == 0:
+            return denoised
+        level = sigma.expand(len(x))
+        carry = forward_difference(lambda y: denoise(y, sigma), x, denoised, level, process)
+        return tilted(denoised, level, reward, process, 2.0, transport=carry)
 
-    x, steered = run(process, denoise, lambda z: -((z.sum(1) - 1) ** 2) / 2, steering, 4, 3000, shape=(2,), push=push)
+    x, steered = run(process, denoise, reward, steering, 4, 3000, shape=(2,), push=push)
     plain = [sampled_law(process, 0.0, float(v))[1] for v in variances]
     prior = torch.diag(torch.tensor(plain, dtype=torch.float64))
     b = torch.ones(2, 1, dtype=torch.float64)
