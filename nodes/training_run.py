@@ -137,9 +137,7 @@ class Training:
             settings = ({} if feedback is None else asdict(feedback)) | self.settings
             metrics = {"losses": self.history.losses, "held_out": self.history.checks, "epochs": self.history.epochs}
             data = str(self.settings.get("data", ""))
-            kept.add_model_run(
-                ModelRun("lora", path.name, revision, data, settings, metrics, runs.digest(path))
-            )
+            kept.add_model_run(ModelRun("lora", path.name, revision, data, settings, metrics, runs.digest(path)))
 
 
 def place(name: str, settings: Mapping[str, Any], resume: bool) -> tuple[str, runs.Run]:
