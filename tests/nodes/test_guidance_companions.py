@@ -16,9 +16,14 @@ import torch
 from torch import Tensor
 
 from feedback_loop.feedback.rewards.colour import ColourReward
+from feedback_loop.feedback.rewards.taste import TasteReward
+from feedback_loop.guidance.gradient import gradient
+from feedback_loop.nodes import decoder
 from feedback_loop.nodes.demo import load_demo_model
-from feedback_loop.nodes.denoiser import process_of
+from feedback_loop.nodes.denoiser import gradients, process_of
+from feedback_loop.nodes.encoder import encoder_from
 from feedback_loop.nodes.guidance import FeedbackRewardGuidance
+from feedback_loop.nodes.pull import Pull
 from feedback_loop.tests.nodes import tiny_models
 from feedback_loop.tests.nodes.test_jacobian import Warmth
 from feedback_loop.tests.nodes.test_traps import lora
@@ -99,6 +104,30 @@ def test_a_controlnet_a_lora_and_a_mask_in_one_graph_of_two_pictures(gradient, i
     steered = sampled(guide(model, gradient=gradient), sides=sides, steps=3, **latent)
     torch.testing.assert_close(steered[..., 4:], original[..., 4:], rtol=1e-4, atol=1e-4)
     assert steered.isfinite().all() and (warmth(steered) > warmth(plain)).all()
+
+
+def test_the_slope_of_a_taste_through_a_real_vae_and_a_real_eye_is_that_of_finite_differences(
+    monkeypatch, inference_mode
+):
+    """On the demo model: latents, its VAE, its image encoder, a taste with random weights over the features; along the
+    slope itself. Clipped pixels are clipped here in the gradient too, which guidance does without on purpose."""
+    model, _, vae, vision = load_demo_model()
+    monkeypatch.setattr(decoder, "_clipped", lambda images: images.clamp(0, 1))
+    encoder, generator = encoder_from(vision), torch.Generator().manual_seed(0)
+    width = encoder(torch.rand(1, 3, 64, 64)).shape[1]
+    parts = {"centre": torch.zeros(width), "scale": torch.ones(width), "root": torch.zeros(width, 1)}
+    taste = TasteReward(encoder, parts | {"weight": torch.randn(width, generator=generator)})
+    pull = Pull(taste, decoder.decoder_of(vae, model, "full"), 1.0)
+    pull.decoder.load((2, 4, 8, 8))
+    with gradients():
+        x = 0.5 * torch.randn(2, 4, 8, 8, generator=generator)
+        slope = gradient(lambda z: pull.score(z, 0.5), x)
+        along = slope / slope.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+        with torch.no_grad():
+            ends = [pull.score(x + h * along, 0.5).double() for h in (0.02, -0.02)]
+    expected = slope.flatten(1).norm(dim=1)
+    assert (expected > 0.01).all()
+    torch.testing.assert_close(((ends[0] - ends[1]) / 0.04).float(), expected, rtol=0.02, atol=0)
 
 
 def test_two_guidances_with_masks_of_their_own_steer_each_its_half(inference_mode):

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from feedback_loop.nodes.denoiser import WrongConnectionError
 from feedback_loop.nodes.guidance import FeedbackRewardGuidance
+from feedback_loop.nodes.noise import ZERO_ORDER
 from feedback_loop.nodes.quantised import is_quantised
 from feedback_loop.tests.nodes import tiny_models
 from feedback_loop.tests.nodes.test_jacobian import Step, Warmth, run
+from feedback_loop.tests.nodes.test_noise import Run, slopes_of
 from feedback_loop.tests.nodes.tiny_quantised import quantised
 
 
@@ -61,6 +63,7 @@ CASES = [
     ("fp8_scaled", "flux"),
     ("fp8_scaled", "zimage"),
     ("blocks", "sd15"),
+    ("blocks", "flux"),
     ("blocks", "zimage"),
 ]
 
@@ -121,3 +124,16 @@ def test_the_full_gradient_through_fp8_scaled_weights_is_that_of_finite_differen
 def test_the_full_gradient_through_weights_of_another_make_is_refused_by_name(inference_mode):
     with pytest.raises(WrongConnectionError, match="is a Blocks.*Or set `gradient` to difference or fast"):
         guided(in_blocks("sd15"), "sd15", "full")
+
+
+@pytest.mark.parametrize("kind", ["sd15", "flux"])
+def test_noise_is_optimised_through_fp8_scaled_weights_by_the_slope_of_finite_differences(kind, inference_mode):
+    slope, expected = slopes_of(Run(kind, cfg=2.0, model=quantised(kind)))
+    assert slope == pytest.approx(expected, rel=0.02) and abs(expected) > 1e-3
+
+
+def test_noise_is_not_optimised_through_weights_of_another_make(inference_mode):
+    run = Run("flux", steps=1, model=in_blocks("flux"))
+    with pytest.raises(WrongConnectionError, match="is a Blocks.*Or set `method` to zero-order"):
+        run.optimise()
+    assert run.optimise(iterations=1, pairs=1, method=ZERO_ORDER)[1].isfinite().all()

@@ -44,9 +44,9 @@ def model_of(kind):
 class Run:
     """The inputs of one optimisation, and the stock node on the same ones."""
 
-    def __init__(self, kind="sd15", sampler="euler", steps=2, batch=1, size=4, cfg=1.0):
+    def __init__(self, kind="sd15", sampler="euler", steps=2, batch=1, size=4, cfg=1.0, model=None):
         self.name = kind.split()[0]
-        self.model, self.vae = model_of(kind), tiny_models.vae(channels=tiny_models.CHANNELS[self.name])
+        self.model, self.vae = model or model_of(kind), tiny_models.vae(channels=tiny_models.CHANNELS[self.name])
         self.guider = comfy.samplers.CFGGuider(self.model)
         self.guider.set_conds(tiny_models.conditioning(self.name, 1), tiny_models.conditioning(self.name, 2))
         self.guider.set_cfg(cfg)
