@@ -32,6 +32,7 @@ from feedback_loop.training import runs
 from feedback_loop.training.adapters import MovingAverage
 from feedback_loop.training.loop import DivergedError, Plan
 from feedback_loop.training.objectives import Batch, Sft
+from feedback_loop.training.pictures import examples as examples_of
 from feedback_loop.training.sources import ForwardSource, NoPreferenceError
 
 SFT = {"objective": "SFT", "tau": 1.0}
@@ -448,7 +449,7 @@ def test_each_source_of_scores_is_standardised_by_itself() -> None:
     """Stars in 0..1 and a reward in thousands: each becomes -1, 1, so w = e^-1 and e."""
     stars = examples.Pictures([torch.zeros(8, 8, 3)] * 2, ["a", "b"], [0.2, 0.8])
     reward = examples.Pictures([torch.zeros(8, 8, 3)] * 2, ["a", "b"], [5000.0, 1000.0])
-    made = examples.examples([stars, reward], [torch.zeros(4, 1, 1)] * 4, Sft())
+    made = examples_of([stars, reward], [torch.zeros(4, 1, 1)] * 4, Sft())
     assert [e.label for e in made] == pytest.approx([0.36788, 2.71828, 2.71828, 0.36788], rel=1e-4)
 
 
@@ -469,7 +470,7 @@ def test_latents_are_the_vaes_in_the_models_own_scale_and_order(kept: FeedbackSt
         pictures = examples.rated_pictures(kept, kept.feedback())
         latents = examples.encode_pictures(model, vae, pictures.images)
         for image, latent in zip(pictures.images, latents, strict=True):
-            expected = model.model.process_latent_in(vae.encode(image[None]))[0]
+            expected = model.model.process_latent_in(vae.encode(image[None].float() / 255))[0]
             assert torch.allclose(latent, expected, atol=1e-5)
     assert not any(latent.is_inference() for latent in latents)
 
