@@ -74,6 +74,7 @@ def assert_same_lora(a: Path, b: Path) -> None:
     assert (a / "lora.safetensors").read_bytes() == (b / "lora.safetensors").read_bytes()
 
 
+@pytest.mark.long
 def test_a_run_on_its_own_pictures_that_is_killed_again_and_again_ends_where_an_undisturbed_one_does(
     tmp_path: Path, undisturbed_online: Path
 ) -> None:
@@ -82,6 +83,7 @@ def test_a_run_on_its_own_pictures_that_is_killed_again_and_again_ends_where_an_
     assert_same_lora(tmp_path / "run", undisturbed_online)
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_inside_of_keeping_its_pictures_or_its_lora_ends_there_too(
     tmp_path: Path, undisturbed_online: Path
 ) -> None:
