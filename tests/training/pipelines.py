@@ -27,7 +27,7 @@ from feedback_loop.feedback.records import Comparison, Generation, Rating
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "demo" / "weights"
 PROMPTS = ("one small blue circle", "two large red stars")
-SHORT = ["--steps", "3", "--rank", "2", "--learning-rate", "1e-3", "--cpu"]
+SHORT = ["--steps", "3", "--rank", "2", "--learning-rate", "3e-4", "--cpu"]
 CLIP = {
     "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
     "max_position_embeddings": 77, "vocab_size": 657, "bos_token_id": 655, "eos_token_id": 656, "projection_dim": 8,
