@@ -10,12 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 if not __package__:
     import pack  # noqa: F401
@@ -47,25 +48,34 @@ def loss_of(made: Tensor, target: Tensor) -> Tensor:
     return F.l1_loss(made, target) + F.l1_loss(edges(made), edges(target))
 
 
-def train(minutes: float, seed: int = 0) -> SmallDecoder:
-    torch.manual_seed(seed)
-    latents, pictures = data()
-    network, rng = SmallDecoder(), np.random.default_rng(seed)
-    optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=0.01)
-    start, step = time.time(), 0
-    while (done := (time.time() - start) / 60 / minutes) < 1:
+def descend(network: nn.Module, rate: float, minutes: float, loss_of_batch: Callable[[], Tensor]) -> None:
+    """Steps of AdamW for so many minutes of CPU time; the rate rises at once and falls to 0."""
+    optimizer = torch.optim.AdamW(network.parameters(), rate, weight_decay=0.01)
+    start, step = time.process_time(), 0
+    while (done := (time.process_time() - start) / 60 / minutes) < 1:
         for group in optimizer.param_groups:
-            group["lr"] = RATE * min(1, 50 * done + 0.02) * (1 - done)
-        rows = np.sort(rng.integers(HELD_OUT, len(latents), BATCH))
-        given = latents[rows] + NOISE * torch.rand(BATCH, 1, 1, 1) * torch.randn(BATCH, *latents.shape[1:])
-        loss = loss_of(network(given), as_images(pictures[rows]))
+            group["lr"] = rate * min(1, 50 * done + 0.02) * (1 - done)
+        loss = loss_of_batch()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         step += 1
         if step % 100 == 0:
-            print(f"step {step} loss {loss.item():.4f} {time.time() - start:.0f} s", flush=True)
+            print(f"step {step} loss {loss.item():.4f} {done * minutes * 60:.0f} s", flush=True)
+
+
+def train(minutes: float, seed: int = 0) -> SmallDecoder:
+    torch.manual_seed(seed)
+    latents, pictures = data()
+    network, rng = SmallDecoder(), np.random.default_rng(seed)
+
+    def loss() -> Tensor:
+        rows = np.sort(rng.integers(HELD_OUT, len(latents), BATCH))
+        given = latents[rows] + NOISE * torch.rand(BATCH, 1, 1, 1) * torch.randn(BATCH, *latents.shape[1:])
+        return loss_of(network(given), as_images(pictures[rows]))
+
+    descend(network, RATE, minutes, loss)
     return network.eval()
 
 

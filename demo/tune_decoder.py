@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ import comfy.sample  # noqa: E402
 import numpy as np  # noqa: E402
 
 from feedback_loop.demo import loop, measure, world  # noqa: E402
-from feedback_loop.demo.train_decoder import NOISE, WEIGHTS, loss_of  # noqa: E402
+from feedback_loop.demo.train_decoder import NOISE, WEIGHTS, descend, loss_of  # noqa: E402
 from feedback_loop.diffusion import small_decoder  # noqa: E402
 from feedback_loop.feedback.rewards.watermark import Detector, load_detector, log_odds  # noqa: E402
 from feedback_loop.nodes import demo, sampling  # noqa: E402
@@ -97,21 +96,12 @@ def seen_otherwise(detector: Detector, made: Tensor, target: Tensor) -> Tensor:
 
 
 def tune(network: nn.Module, detector: Detector, latents: Tensor, images: Tensor, minutes: float) -> None:
-    optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=0.01)
-    start, step = time.process_time(), 0
-    while (done := (time.process_time() - start) / 60 / minutes) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * min(1, 50 * done + 0.02) * (1 - done)
+    def loss() -> Tensor:
         rows = torch.randint(HELD_OUT, len(latents), (AT_ONCE,))
         made, target = network(latents[rows]), images[rows].float()
-        loss = loss_of(made, target) + SEEN * seen_otherwise(detector, made, target)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-        if step % 100 == 0:
-            print(f"step {step} loss {loss.item():.4f}", flush=True)
+        return loss_of(made, target) + SEEN * seen_otherwise(detector, made, target)
+
+    descend(network, RATE, minutes, loss)
 
 
 @torch.no_grad()
