@@ -1,19 +1,24 @@
 """Ways to steer by a reward, side by side on the demo model: what they reach, what they cost, what they spoil.
 
     python bench/guidance.py [--pictures 64] [--seeds 3] [--folder output/bench_guidance] [--only NAME ...]
+                             [--target watermark|taste]
 
 Needs ComfyUI (COMFYUI_PATH). Every row is run on the same prompts and starting noise. `watermarked` and `taste` are the
 independent judge's and the scripted rater's true taste, which no method sees; `evaluations` are of the denoiser,
 relative to the plain run; `time` is relative to the plain run of the same seed: CPU seconds of one thread,
 which is the wall time of a machine with nothing else to do, and the same on a busy one. What is finished is kept in the
-folder and not run again. Writes report.json, table.md, dominated.md and pareto.png there.
+folder and not run again; started twice, the two share the rows between them, so that two cores take half the time.
+Writes report.json, table.md, dominated.md and pareto.png there.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,35 +68,73 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=all_on_cpu.ROOT / "output" / "bench_guidance")
     parser.add_argument("--only", nargs="*", choices=list(METHODS))
+    parser.add_argument("--target", choices=TARGETS, help="steer by this reward only")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     asked.folder.mkdir(parents=True, exist_ok=True)
-    kept = asked.folder / "report.json"
-    found: dict[str, dict[str, Any]] = json.loads(kept.read_text()) if kept.exists() else {}
     with torch.inference_mode():
-        measure_all(found, asked, kept)
-    rows = guidance_report.medians(found)
+        measure_all(asked)
+    rows = guidance_report.medians(finished(asked.folder))
     (asked.folder / "table.md").write_text(guidance_report.table(rows))
     (asked.folder / "dominated.md").write_text(guidance_report.verdict(rows))
     guidance_report.plot(rows, asked.folder / "pareto.png")
     print(guidance_report.table(rows), guidance_report.verdict(rows), sep="\n")
 
 
-def measure_all(found: dict[str, dict[str, Any]], asked: argparse.Namespace, kept: Path) -> None:
-    """Adds to `found` what is missing there, and writes it down after each row."""
+def finished(folder: Path) -> dict[str, dict[str, Any]]:
+    """The rows that are done, by "target|way|seed": each has a file of its own, gathered in report.json."""
+    rows = {}
+    for file in sorted(folder.glob("rows/*.json")):
+        row = json.loads(file.read_text())
+        rows[row.pop("row")] = row
+    rows = {key: rows[key] for key in sorted(rows, key=place)}
+    (folder / "report.json").write_text(json.dumps(rows, indent=1) + "\n")
+    return rows
+
+
+def place(key: str) -> tuple[int, int, int]:
+    """Where a row stands among the others."""
+    target, name, seed = key.split("|")
+    return TARGETS.index(target), list(METHODS).index(name), int(seed)
+
+
+def measure_all(asked: argparse.Namespace) -> None:
+    """Runs what is missing in the folder. A row that another process has begun is left to it."""
     model, clip, vae, vision = demo.load_demo_model()
     bench = Bench(model, clip, vae, vision, judging.load(), {"watermark": WatermarkPenalty()}, [])
     bench.rewards["taste"] = fitted_taste(bench)
     for seed in range(asked.seeds):
         bench.prompts = loop.prompts(asked.pictures, seed=100 + seed)
         for name in asked.only or METHODS:
-            for target in TARGETS:
+            for target in [asked.target] if asked.target else TARGETS:
                 key = f"{target}|{name}|{seed}"
-                if key in found or (target == "taste" and name.startswith("negative")):
-                    continue
-                found[key] = run(bench, name, target)
-                kept.write_text(json.dumps(found, indent=1) + "\n")
-                print(key, {k: round(v, 3) for k, v in found[key].items()}, flush=True)
+                if not (target == "taste" and name.startswith("negative")):
+                    measure_row(bench, key, asked.folder / "rows")
+
+
+def measure_row(bench: Bench, key: str, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{re.sub(r'[^a-z0-9.]+', '_', key.lower())}.json"
+    with begun(file) as mine:
+        if mine:
+            target, name, _ = key.split("|")
+            row = run(bench, name, target)
+            file.write_text(json.dumps({"row": key, **row}) + "\n")
+            print(key, {k: round(v, 3) for k, v in row.items()}, flush=True)
+
+
+@contextmanager
+def begun(file: Path) -> Iterator[bool]:
+    """Whether this process is to make the file: nobody has, and nobody is at it."""
+    import fcntl
+
+    with file.with_suffix(".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield not file.exists()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The recipe of the watermark detector in feedback/rewards/weights. Ten minutes on one core.
+"""The recipe of the watermark detector in feedback/rewards/weights. Under an hour on one core.
 
     python demo/train_watermark.py             # draw, train, save, measure
     python demo/train_watermark.py --measure   # measure the saved weights only

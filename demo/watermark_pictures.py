@@ -94,8 +94,8 @@ def _pool(
 
 def pools(seed: int) -> list[tuple[float, watermark.Pool]]:
     return [
-        (0.85, _pool(64, 3500, 3000, (0.45, 0.33, 0.22), seed)),
-        (0.15, _pool(128, 500, 700, (0.1, 0.4, 0.5), seed)),
+        (0.85, _pool(64, 7000, 8000, (0.45, 0.33, 0.22), seed)),
+        (0.15, _pool(128, 1000, 1600, (0.1, 0.4, 0.5), seed)),
     ]
 
 

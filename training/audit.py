@@ -5,7 +5,9 @@ from __future__ import annotations
 from . import overlays
 from .watermark import Recipe
 
-HELD_OUT: dict[str, overlays.Family] = {f.__name__: f for f in (overlays.strip, overlays.net, overlays.corner_logo)}
+HELD_OUT: dict[str, overlays.Family] = {
+    f.__name__: f for f in (overlays.strip, overlays.plate, overlays.net, overlays.corner_logo)
+}
 """Never shown to the auditor; the first detector was trained on these, and never on those that it holds out."""
 
 TRAINED: dict[str, overlays.Family] = {

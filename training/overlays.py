@@ -123,6 +123,20 @@ def strip(pen: Pen) -> Image.Image:
     return _turn(layer, 90.0 * int(rng.integers(4)) if flat else float(rng.choice([-1, 1]) * rng.uniform(15, 60)))
 
 
+def plate(pen: Pen) -> Image.Image:
+    """Text on, or cut out of, a translucent box around it: mostly in a corner, sometimes anywhere."""
+    rng, layer, text = pen.rng, _blank(), pen.words()
+    font = pen.font(float(rng.uniform(0.09, 0.2)))
+    left, top, right, low = font.getbbox(text)
+    rim = CANVAS * float(rng.uniform(0.015, 0.05))
+    width, height = right - left + 2 * rim, low - top + 2 * rim
+    x, y = _corner(pen, width, height) if rng.random() < 0.75 else rng.uniform(0.2, 0.8, 2) * CANVAS
+    box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+    ImageDraw.Draw(layer).rounded_rectangle(box, rim * float(rng.choice([0, 1])), fill=int(rng.uniform(70, 200)))
+    pen.put(layer, x, y, text, font, int(rng.choice([0, 255], p=[0.25, 0.75])))
+    return layer
+
+
 def net(pen: Pen) -> Image.Image:
     """Crossing lines over the whole picture, sometimes with a text at the crossings."""
     rng, layer = pen.rng, _blank(1.6)
@@ -219,7 +233,7 @@ def seal(pen: Pen) -> Image.Image:
 
 Family = Callable[[Pen], Image.Image]
 TRAINED: dict[str, Family] = {
-    f.__name__: f for f in (line_of_text, corner_text, tiled_text, strip, net, corner_logo, big_logo)
+    f.__name__: f for f in (line_of_text, corner_text, tiled_text, strip, plate, net, corner_logo, big_logo)
 }
 HELD_OUT: dict[str, Family] = {f.__name__: f for f in (outlined_text, tiled_logo, seal)}
 

@@ -27,7 +27,7 @@ N = TypeVar("N", bound=nn.Module)
 class Recipe:
     """Sizes and rates of one training run."""
 
-    steps: int = 4000
+    steps: int = 20000
     pairs: int = 20  # pictures a step, each once clean and once marked
     lr: float = 3e-3
     weight_decay: float = 0.02
