@@ -14,16 +14,15 @@ Writes report.json, table.md, dominated.md and pareto.png there.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
-import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import all_on_cpu  # (before ComfyUI)
 import guidance_report
+import rows
 import taste
 import torch
 from guidance_ways import BATCH, METHODS, STEPS, Bench
@@ -74,22 +73,13 @@ def main() -> None:
     asked.folder.mkdir(parents=True, exist_ok=True)
     with torch.inference_mode():
         measure_all(asked)
-    rows = guidance_report.medians(finished(asked.folder))
-    (asked.folder / "table.md").write_text(guidance_report.table(rows))
-    (asked.folder / "dominated.md").write_text(guidance_report.verdict(rows))
-    guidance_report.plot(rows, asked.folder / "pareto.png")
-    print(guidance_report.table(rows), guidance_report.verdict(rows), sep="\n")
-
-
-def finished(folder: Path) -> dict[str, dict[str, Any]]:
-    """The rows that are done, by "target|way|seed": each has a file of its own, gathered in report.json."""
-    rows = {}
-    for file in sorted(folder.glob("rows/*.json")):
-        row = json.loads(file.read_text())
-        rows[row.pop("row")] = row
-    rows = {key: rows[key] for key in sorted(rows, key=place)}
-    (folder / "report.json").write_text(json.dumps(rows, indent=1) + "\n")
-    return rows
+    found = rows.finished(asked.folder / "rows", place)
+    (asked.folder / "report.json").write_text(json.dumps(found, indent=1) + "\n")
+    summary = guidance_report.medians(found)
+    (asked.folder / "table.md").write_text(guidance_report.table(summary))
+    (asked.folder / "dominated.md").write_text(guidance_report.verdict(summary))
+    guidance_report.plot(summary, asked.folder / "pareto.png")
+    print(guidance_report.table(summary), guidance_report.verdict(summary), sep="\n")
 
 
 def place(key: str) -> tuple[int, int, int]:
@@ -109,32 +99,7 @@ def measure_all(asked: argparse.Namespace) -> None:
             for target in [asked.target] if asked.target else TARGETS:
                 key = f"{target}|{name}|{seed}"
                 if not (target == "taste" and name.startswith("negative")):
-                    measure_row(bench, key, asked.folder / "rows")
-
-
-def measure_row(bench: Bench, key: str, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{re.sub(r'[^a-z0-9.]+', '_', key.lower())}.json"
-    with begun(file) as mine:
-        if mine:
-            target, name, _ = key.split("|")
-            row = run(bench, name, target)
-            file.write_text(json.dumps({"row": key, **row}) + "\n")
-            print(key, {k: round(v, 3) for k, v in row.items()}, flush=True)
-
-
-@contextmanager
-def begun(file: Path) -> Iterator[bool]:
-    """Whether this process is to make the file: nobody has, and nobody is at it."""
-    import fcntl
-
-    with file.with_suffix(".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield not file.exists()
+                    rows.measure(asked.folder / "rows", key, functools.partial(run, bench, name, target))
 
 
 if __name__ == "__main__":

@@ -11,13 +11,16 @@ in its file:
 - `curve` (training_curve.py): the true taste gained from 50 to 500 ratings.
 
 Rates are by CPU time too, since other work on the machine stretches the wall's: of one thread, it is the wall time of a
-quiet machine. What is finished is kept in the folder and not run again; seed 0 comes first, in every part. Writes
+quiet machine. What is finished is kept in the folder and not run again; started twice, the two share what there is to
+do. Seed 0 comes first, in every part. Writes
 report.json, table.md and curve.png there.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
+import functools
 import json
 import subprocess
 import sys
@@ -25,6 +28,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import rows
 import training_report
 
 HERE = Path(__file__).resolve().parent
@@ -48,8 +52,9 @@ def cells(part: str, seed: int, asked: argparse.Namespace) -> Iterator[tuple[str
             for batch in BATCHES:
                 yield f"speed|{trainer}|{batch}|{seed}", ["training_speed.py", trainer, "--batch", str(batch), *common]
     elif part == "online":
-        own = ["--epochs", str(asked.epochs), "--ddpo", str(asked.folder / "ddpo" / "bin" / "python"), *common]
+        python = asked.folder / "ddpo" / "bin" / "python"
         for trainer in ONLINE:
+            own = ["--epochs", str(asked.epochs), "--ddpo", str(python), *common]
             yield f"online|{trainer}|{seed}", ["training_online.py", trainer, *own]
     else:
         for way, count in [(way, count) for ways in CURVE for count in RATINGS for way in ways]:
@@ -59,11 +64,12 @@ def cells(part: str, seed: int, asked: argparse.Namespace) -> Iterator[tuple[str
 
 def ddpo_environment(folder: Path) -> None:
     """The one that training_ddpo.py runs in, once; what pip says goes to a log beside it."""
-    if (folder / "ddpo" / "made").exists():
-        return
-    subprocess.run([sys.executable, "-m", "venv", "--clear", folder / "ddpo"], check=True)
-    wanted = HERE / "training_ddpo_requirements.txt"
-    with (folder / "ddpo.log").open("w") as log:
+    with (folder / "ddpo.log").open("a") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)  # another process of this benchmark may be making it
+        if (folder / "ddpo" / "made").exists():
+            return
+        subprocess.run([sys.executable, "-m", "venv", "--clear", folder / "ddpo"], check=True)
+        wanted = HERE / "training_ddpo_requirements.txt"
         pip = [folder / "ddpo" / "bin" / "python", "-m", "pip", "install", "-r", wanted]
         if subprocess.run(pip, stdout=log, stderr=log).returncode == 0:
             (folder / "ddpo" / "made").touch()
@@ -78,6 +84,13 @@ def run(command: list[str], log: Path) -> dict[str, Any]:
     return json.loads(ended.stdout.strip().splitlines()[-1])
 
 
+def place(key: str) -> tuple[Any, ...]:
+    """Where a row stands among the others."""
+    part, name, *rest = key.split("|")
+    names = {"speed": SPEED, "online": ONLINE, "curve": [way for ways in CURVE for way in ways]}[part]
+    return (PARTS.index(part), list(names).index(name), *map(int, rest))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
@@ -88,18 +101,14 @@ def main() -> None:
     asked = parser.parse_args()
     asked.folder = asked.folder.resolve()
     asked.folder.mkdir(parents=True, exist_ok=True)
-    kept = asked.folder / "report.json"
-    found: dict[str, dict[str, Any]] = json.loads(kept.read_text()) if kept.exists() else {}
     for seed in range(asked.seeds):
         for part in asked.only:
             if part == "online":
                 ddpo_environment(asked.folder)
             for key, command in cells(part, seed, asked):
-                if key in found and "failed" not in found[key]:
-                    continue
-                found[key] = run(command, asked.folder / "cells.log")
-                kept.write_text(json.dumps(found, indent=1) + "\n")
-                print(key, found[key], flush=True)
+                rows.measure(asked.folder / "rows", key, functools.partial(run, command, asked.folder / "cells.log"))
+    found = rows.finished(asked.folder / "rows", place)
+    (asked.folder / "report.json").write_text(json.dumps(found, indent=1) + "\n")
     (asked.folder / "table.md").write_text(training_report.tables(found))
     training_report.plot(found, asked.folder / "curve.png")
     print(training_report.tables(found))

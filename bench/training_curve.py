@@ -40,8 +40,8 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     ONLINE: {"objective": "NFT", "beta": 1.0, "kl": 1e-3},
 }
 WAYS = tuple(OBJECTIVES)
-LENGTH = {"steps": 100, "learning_rate": 1e-3, "rank": 16}
-PICTURES = 16  # a step
+LENGTH = {"steps": 150, "learning_rate": 1e-3, "rank": 16}
+PICTURES = 24  # a step
 SCORED = 400
 EPOCHS = {"epochs": 10, "prompts_per_epoch": 8, "group_size": 4, "updates": 4, "batch": 12, "sampling_steps": 10}
 
@@ -77,9 +77,8 @@ def online(kept: FeedbackStore, prompts: list[str], seed: int) -> Any:
 def plain_row(folder: Path, fresh: list[measure.Prompt], seed: int) -> measure.Row:
     """The model as it is on the fresh prompts; drawn once for all cells of a seed."""
     kept = folder / f"plain-{seed}-{len(fresh)}.pt"
-    if not kept.exists():
-        torch.save(place.draw(demo.load_demo_model()[0], fresh), kept)
-    return measure.judged(torch.load(kept, weights_only=True), fresh, judging.load())
+    images = place.once(kept, lambda: place.draw(demo.load_demo_model()[0], fresh))
+    return measure.judged(images, fresh, judging.load())
 
 
 def measured(folder: Path, trained: Any, count: int, seed: int) -> dict[str, Any]:
@@ -107,7 +106,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     asked = parser.parse_args()
     place.one_thread()
-    kept = place.settle(asked.folder / f"{asked.way}-{asked.ratings}-{asked.seed}".replace(", ", "_"))
+    kept = place.settle(place.own(asked.folder, asked.way, asked.ratings, asked.seed))
     with torch.inference_mode():
         drawn = asked.folder / f"rated-{asked.seed}.pt"
         prompts = place.rate(kept, COLLECTION, asked.ratings, asked.seed, drawn, RATINGS[-1])

@@ -129,12 +129,13 @@ def main() -> None:
     parser.add_argument("--ddpo", type=Path, help="the Python of an environment with training_ddpo_requirements.txt")
     asked = parser.parse_args()
     place.one_thread()
-    place.settle(asked.folder)
+    folder = place.own(asked.folder, asked.trainer, asked.seed)
+    place.settle(folder)
     if asked.trainer in OBJECTIVES:
         with torch.inference_mode():
             found = ours(asked.trainer, asked.epochs, asked.seed)
     else:
-        found = trl(asked.ddpo, TRL[asked.trainer], asked.epochs, asked.seed, asked.folder)
+        found = trl(asked.ddpo, TRL[asked.trainer], asked.epochs, asked.seed, folder)
     with torch.inference_mode():
         place.tell(measured(found))
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
+import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,20 @@ def settle(folder: Path) -> FeedbackStore:
     return compat.store()
 
 
+def own(folder: Path, *cell: object) -> Path:
+    """A cell's own folder: others may be running beside it."""
+    return folder / re.sub(r"[^a-z0-9.]+", "-", "-".join(map(str, cell)).lower())
+
+
+def once(file: Path, make: Callable[[], Tensor]) -> Tensor:
+    """What the file holds; made first where it is not there, whole or not at all."""
+    if not file.exists():
+        begun = file.with_suffix(f".{os.getpid()}")
+        torch.save(make(), begun)
+        begun.replace(file)
+    return torch.load(file, weights_only=True)
+
+
 def draw(model: Any, prompts: list[measure.Prompt]) -> Tensor:
     """(N, 3, H, W): a picture of each prompt from its own seed, as the demo's KSampler makes it."""
     _, clip, vae, _ = demo.load_demo_model()
@@ -62,9 +77,7 @@ def rate(kept: FeedbackStore, collection: str, count: int, seed: int, drawn: Pat
     """
     prompts = loop.prompts(-(-most // loop.PER_PROMPT), seed=1000 + seed)
     each = [measure.Prompt(p.text, p.words, p.seed + i) for p in prompts for i in range(loop.PER_PROMPT)][:most]
-    if not drawn.exists():
-        torch.save(draw(demo.load_demo_model()[0], each), drawn)
-    images, each = torch.load(drawn, weights_only=True)[:count], each[:count]
+    images, each = once(drawn, lambda: draw(demo.load_demo_model()[0], each))[:count], each[:count]
     utility = rater.utility(judging.look(judging.load(), images), [p.words for p in each])
     stars = rater.stars(utility, np.random.default_rng(2026 + seed))
     for image, prompt, star in zip(images.movedim(1, -1), each, stars.tolist(), strict=True):

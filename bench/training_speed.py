@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     asked = parser.parse_args()
     place.one_thread()
-    place.settle(asked.folder)
+    place.settle(place.own(asked.folder, asked.trainer, asked.batch, asked.seed))
     with torch.inference_mode():  # as ComfyUI runs its nodes
         images, latents, prompts = material(asked.seed)
         torch.manual_seed(asked.seed)
