@@ -11,10 +11,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import Embed, Encoder, Reward, RewardError
-from .folders import CONFIG, PREPROCESSOR, checked_config, folder_id, load_network, read_json, shapes_in, weight_files
+from .folders import (
+    CONFIG,
+    PREPROCESSOR,
+    checked_config,
+    first_line,
+    folder_id,
+    load_network,
+    read_json,
+    shapes_in,
+    unreadable,
+    weight_files,
+)
 from .networks import NetworkEncoder, Preprocess, frozen, preprocess_of
 
 MOST_LABELS = 50_000
+WITHOUT_EFFECT = ("num_classes", "drop_rate", "drop_path_rate", "proj_drop_rate", "attn_drop_rate", "pos_drop_rate")
+"""Arguments of timm's that say nothing new, or count in training alone."""
 
 
 class ClassifierReward(Reward):
@@ -138,16 +151,47 @@ def _timm_classifier(folder: Path, count: int) -> NetworkEncoder:
     from safetensors.torch import load_file
 
     config, files = checked_config(folder), weight_files(folder)
-    if str(config["architecture"]) not in timm.list_models():
-        raise RewardError(f"{folder.name}: timm knows no '{str(config['architecture'])[:60]}'. Update timm.")
-    with torch.device("meta"):
-        network = timm.create_model(str(config["architecture"]), pretrained=False, num_classes=count)
+    architecture = str(config["architecture"])
+    if not timm.is_model(architecture):
+        raise RewardError(f"{folder.name}: timm knows no '{architecture[:60]}'. Update timm.")
+    arguments = {"num_classes": count, **_timm_arguments(config, folder)}
+    try:
+        with torch.device("meta"):
+            network = timm.create_model(architecture, pretrained=False, **arguments)
+    except (*unreadable(), AssertionError) as error:  # timm asserts what it wants of its arguments
+        raise RewardError(
+            f"{folder.name} can't be built by the installed timm ({first_line(error)}). Update timm, or copy "
+            f"{CONFIG} again."
+        ) from error
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     if shapes_in(files[0]) != wanted:
         raise RewardError(f"The weights of {folder.name} are not those of its configuration: copy both again.")
-    network = timm.create_model(str(config["architecture"]), pretrained=False, num_classes=count)
+    network = timm.create_model(architecture, pretrained=False, **arguments)
     network.load_state_dict(load_file(files[0]))
     return NetworkEncoder(folder_id(folder), frozen(network), _timm_preprocess(config, folder), _plain)
+
+
+def _timm_arguments(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What of `model_args` changes a network: how it pools and the size of its pictures. Raises RewardError for more.
+
+    The rest of timm's arguments reaches far, to files and pickles even, and the folder is a stranger's.
+    """
+    named = config.get("model_args")
+    named = named if isinstance(named, dict) else {}
+    kept = {key: value for key, value in named.items() if value is not None and key not in WITHOUT_EFFECT}
+    channels = kept.pop("in_chans", 3)
+    sides = kept.get("img_size", 1)
+    sound = {
+        "global_pool": isinstance(kept.get("global_pool", ""), str),
+        "img_size": all(type(side) is int and side > 0 for side in (sides if isinstance(sides, list) else [sides])),
+    }
+    wrong = next((key for key in kept if not sound.get(key)), "in_chans" if channels != 3 else None)
+    if wrong is not None:
+        raise RewardError(
+            f"{folder.name} was made with timm's argument '{wrong[:40]}' = {str(named[wrong])[:40]}, which rewards "
+            "don't take. Choose a model without it."
+        )
+    return kept
 
 
 def _plain(network: nn.Module, pixels: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle  # noqa: TID251  (to make what is to be refused)
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -284,31 +285,70 @@ def test_the_same_weights_have_one_id_and_others_another(tmp_path: Path) -> None
     assert load_classifier(tmp_path / "a")[0].id != first
 
 
-def test_a_model_of_timm_says_what_to_install_where_timm_is_missing(tmp_path: Path) -> None:
-    timm_folder(tmp_path / "t", {})
-    try:
-        import timm  # noqa: F401  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        with pytest.raises(RewardError, match="Install the Python package timm"):
-            load_classifier(tmp_path / "t")
+def timm_folder(folder: Path, **arguments: Any) -> nn.Module:
+    """A folder in the layout that timm itself writes; the network that is in it."""
+    import timm
+    from timm.models import save_for_hf
+
+    torch.manual_seed(0)
+    network = timm.create_model("resnet10t", pretrained=False, num_classes=3, **arguments).eval()
+    # a fresh head answers next to nothing, whatever it is shown
+    nn.init.normal_(network.get_classifier().weight)  # pyright: ignore
+    settings = {"label_names": ["cat", "dog", "tree"], "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}}
+    save_for_hf(network, str(folder), settings, safe_serialization=True)
+    return network
 
 
-def timm_folder(folder: Path, weights: dict[str, Tensor]) -> None:
-    from safetensors.torch import save_file
-
-    folder.mkdir()
-    config = {
-        "architecture": "resnet10t", "num_classes": 3, "label_names": ["cat", "dog", "tree"],
-        "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 64, 64], "interpolation": "bicubic"},
-    }  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(config))
-    save_file(weights or {"a": torch.zeros(1)}, folder / "model.safetensors")
+@pytest.mark.parametrize("arguments", [{}, {"global_pool": "max"}], ids=["as timm makes it", "pooled otherwise"])
+def test_a_folder_that_timm_wrote_gives_the_logits_that_timm_gives(tmp_path: Path, arguments: dict[str, Any]) -> None:
+    network = timm_folder(tmp_path / "t", **arguments)
+    encoder, labels, exclusive = load_classifier(tmp_path / "t")
+    x = pictures(side=176)  # what the folder asks for
+    assert torch.allclose(encoder(x), network((x - 0.5) / 0.25), atol=1e-4)
+    assert (labels, exclusive) == (["cat", "dog", "tree"], True)
 
 
-def test_a_model_of_timm_gives_the_logits_that_timm_gives(tmp_path: Path) -> None:
-    timm = pytest.importorskip("timm")
-    network = timm.create_model("resnet10t", pretrained=False, num_classes=3).eval()
-    timm_folder(tmp_path / "t", network.state_dict())
-    encoder, labels, _ = load_classifier(tmp_path / "t")
-    x = pictures(side=64)
-    assert torch.allclose(encoder(x), network((x - 0.5) / 0.5), atol=1e-4) and labels[1] == "dog"
+def test_a_timm_models_reward_is_the_log_odds_with_the_slope_of_finite_differences(tmp_path: Path) -> None:
+    network = timm_folder(tmp_path / "t")
+    reward, x = ClassifierReward(load_classifier(tmp_path / "t")[0], 1, "dog", enough=100.0), pictures(side=176)
+    odds = network((x - 0.5) / 0.25).log_softmax(1)
+    assert torch.allclose(reward(x), odds[:, 1] - odds[:, [0, 2]].logsumexp(1), rtol=1e-3, atol=1e-3)
+    slope, difference = slopes(reward, pictures(1, 176), 1e-3)
+    assert slope == pytest.approx(difference, rel=0.05)
+
+
+def test_a_vision_transformer_of_timm_for_pictures_of_another_size_is_built_at_that_size(tmp_path: Path) -> None:
+    import timm
+    from timm.models import save_for_hf
+
+    network = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=2, img_size=64).eval()
+    save_for_hf(network, str(tmp_path / "t"), {"label_names": ["a", "b"]}, safe_serialization=True)
+    found = load_classifier(tmp_path / "t")[0](pictures(side=64))
+    assert torch.allclose(found, network((pictures(side=64) - 0.5) / 0.5), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"model_args": {"checkpoint_path": "/etc/passwd"}}, "argument 'checkpoint_path' = /etc/passwd"),
+        ({"model_args": {"in_chans": 1}}, "argument 'in_chans' = 1"),
+        ({"model_args": {"img_size": [64, -1]}}, "argument 'img_size'"),
+        ({"model_args": {"global_pool": "no such"}}, "can't be built by the installed timm"),
+        ({"architecture": "resnet_of_nobody"}, "timm knows no 'resnet_of_nobody'"),
+        ({"architecture": "resnet18"}, "not those of its configuration"),
+    ],
+)
+def test_a_timm_folder_that_asks_for_more_than_a_network_is_refused(
+    tmp_path: Path, settings: dict[str, Any], says: str
+) -> None:
+    timm_folder(tmp_path / "t")
+    model_folders.change(tmp_path / "t" / "config.json", **settings)
+    with pytest.raises(RewardError, match=says):
+        load_classifier(tmp_path / "t")
+
+
+def test_a_model_of_timm_says_what_to_install_where_timm_is_missing(tmp_path: Path, monkeypatch: Any) -> None:
+    timm_folder(tmp_path / "t")
+    monkeypatch.setitem(sys.modules, "timm", None)  # as Python knows a module that can't be imported
+    with pytest.raises(RewardError, match="Install the Python package timm"):
+        load_classifier(tmp_path / "t")
