@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..feedback.rewards.base import Reward
 from ..training.advantages import advantages
-from ..training.alarm import Measured, over_optimised
+from ..training.alarm import Measured, below_first, best_epoch, over_optimised
+from ..training.averages import Averages
 from ..training.following import fingerprint
 from ..training.objectives import Batch, Objective
 from ..training.online import Epoch, OnlineSource, old_decay, prompts_of_epoch, seeds_of_epoch
@@ -32,6 +33,11 @@ Scorer = Callable[[Tensor, Sequence[str], str], list[float]]
 
 LEVELS = 4
 """Noise levels at which a picture is seen in an update on the forward process."""
+
+START = (
+    "The LoRA is that of the start, with which the model draws as it did before: of no later epoch can it be said that "
+    "the reward rose and nothing that is watched had begun to fall."
+)
 
 
 @dataclass
@@ -178,26 +184,41 @@ class Online:
         return tensor.to(self.policy.device)
 
     def judge(self, step: int, epoch: Epoch) -> str:
-        """Notes an epoch once, and keeps the weights if it is the best; says why the run has to end.
+        """Notes an epoch once, with the weights as they are; says why the run has to end.
 
         Pictures of NFT are by the view that lags, up to half of the way behind the weights that are kept.
         """
         follower, history = self.training.follower, self.training.history
         if seen := next((one for one in history.epochs if one["number"] == epoch.number), None):
             return self._ended_by(seen.get("why", ""))
+        if self._looks_back():
+            self.averages().keep(epoch.number, self.training.progress.average.values)
         told = {"reward": epoch.rewards} | dict(epoch.watched)
         measured = {n: Measured.of(values, () if n in self.fits else epoch.prompts) for n, values in told.items()}
         entry: dict[str, Any] = {"number": epoch.number, "step": step}
         history.epochs.append(entry | {name: [m.mean, m.error] for name, m in measured.items()})
-        series = {name: [Measured(*seen[name]) for seen in history.epochs] for name in told}
-        why = self._alarm(epoch.number, series)
+        why = self._alarm(epoch.number)
         if follower.judge(step, self._badness(), self.patience):
             history.events.append(f"epoch {epoch.number}: stopped, the reward did not rise any more")
             why = why or self._noted("the reward did not rise any more")
         return self._ended_by(why)
 
-    def _alarm(self, number: int, series: dict[str, list[Measured]]) -> str:
-        alarm = over_optimised(series.pop("reward"), series)
+    def averages(self) -> Averages:
+        follower = self.training.follower
+        return Averages(follower.run.folder / "averages", fingerprint(follower.settings))
+
+    def _looks_back(self) -> bool:
+        """Whether the weights of an earlier epoch may be handed out for what else was known of its pictures."""
+        return bool(self.watched or self.fits) and (self.stop_at_alarm or self.patience > 0)
+
+    def _series(self) -> tuple[list[Measured], dict[str, list[Measured]]]:
+        """(rewards, the watched scores by name) of all epochs so far."""
+        epochs = self.training.history.epochs
+        watched = {name: [Measured(*one[name]) for one in epochs] for name in (*self.watched, *self.fits)}
+        return [Measured(*one["reward"]) for one in epochs], watched
+
+    def _alarm(self, number: int) -> str:
+        alarm = over_optimised(*self._series())
         if alarm:
             self.training.history.events.append(f"epoch {number}: {alarm}")
         return self._noted(alarm) if self.stop_at_alarm else ""
@@ -210,15 +231,24 @@ class Online:
 
     def _ended_by(self, why: str) -> str:
         self.training.follower.prefer_best = bool(why)
+        if why and self._looks_back():
+            self._go_back()
         return why
+
+    def _go_back(self) -> None:
+        """Hands out the weights with which the best epoch began that no watched score speaks against."""
+        found = self.averages().last_until(best_epoch(*self._series()))
+        if found is None:  # somebody has deleted them: then those with the best reward that was believed
+            return
+        number, values = found
+        self.training.follower.chosen = [value.to(self.policy.device) for value in values]
+        self.training.tell(START if number == 0 else f"The LoRA is that of the beginning of epoch {number}.")
 
     def _badness(self) -> float:
         """Minus the reward, where nothing that is watched lies surely below where it began; else very bad."""
-        first, now = self.training.history.epochs[0], self.training.history.epochs[-1]
-        for name in (*self.watched, *self.fits):
-            if now[name][0] < first[name][0] - 2 * (now[name][1] ** 2 + first[name][1] ** 2) ** 0.5:
-                return 1e9
-        return -now["reward"][0]
+        rewards, watched = self._series()
+        fallen = any(below_first(values, len(values) - 1) for values in watched.values())
+        return 1e9 if fallen else -rewards[-1].mean
 
 
 def mark_of(latents: Tensor) -> str:

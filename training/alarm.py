@@ -6,12 +6,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 WINDOW = 3
 """Epochs that are taken together: one alone is too noisy to be compared with another."""
 
 SURE = 3.0
 """Standard errors that a fall has to be larger than. A run is asked in every epoch and compared with its best, so that
 pure noise has many chances: with 3, one run of 20 epochs in 13 rings for nothing; with 2, every second one would."""
+
+NOISE = 2.0
+"""Standard errors by which an epoch may lie below the first in a second score and still be handed out."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +59,64 @@ def over_optimised(rewards: Sequence[Measured], watched: Mapping[str, Sequence[M
 
 
 def _fallen(rewards: Sequence[Measured], name: str, values: Sequence[Measured]) -> str:
-    """Compares the last epochs with those in which the second score was best."""
-    if len(values) < 2 * WINDOW:
+    found = fall_of(values)
+    if found is None:
         return ""
-    windows = [together(values[i : i + WINDOW]) for i in range(len(values) - WINDOW + 1)]
-    best = max(range(len(windows) - WINDOW), key=lambda i: windows[i].mean)
-    fall = windows[best].mean - windows[-1].mean
-    error = math.hypot(windows[best].error, windows[-1].error)
+    best, fall, error = found
     rise = together(rewards[-WINDOW:]).mean - together(rewards[best : best + WINDOW]).mean
-    if rise <= 0 or fall <= SURE * error:
+    if rise <= 0:
         return ""
     return (
         f"Over-optimisation: the reward rose by {rise:.3g} while {name} fell by {fall:.3g} "
         f"({SURE:g} times its standard error is {SURE * error:.3g})."
     )
+
+
+def fall_of(values: Sequence[Measured]) -> tuple[int, float, float] | None:
+    """Compares the last epochs with those in which the score was best, and tells (where these begin, how far it fell
+    since, the standard error of that); None where it did not surely fall."""
+    if len(values) < 2 * WINDOW:
+        return None
+    windows = [together(values[i : i + WINDOW]) for i in range(len(values) - WINDOW + 1)]
+    best = max(range(len(windows) - WINDOW), key=lambda i: windows[i].mean)
+    fall = windows[best].mean - windows[-1].mean
+    error = math.hypot(windows[best].error, windows[-1].error)
+    return (best, fall, error) if fall > SURE * error else None
+
+
+def best_epoch(rewards: Sequence[Measured], watched: Mapping[str, Sequence[Measured]]) -> int:
+    """The epoch whose weights are worth handing out: of those that no watched score speaks against, the one with the
+    highest reward.
+
+    The highest reward of all would be that of the weights which fool it best. So where a score surely fell, the epochs
+    after its top are out; and so is any epoch in which a score lay surely below that of the first, the model as it was
+    before. The first itself is never out: where only it is left, nothing better than that model was found.
+    """
+    last = min((top(values) for values in watched.values() if fall_of(values)), default=len(rewards) - 1)
+    sound = [i for i in range(last + 1) if not any(below_first(values, i) for values in watched.values())]
+    return max(sound, key=lambda i: rewards[i].mean)
+
+
+def below_first(values: Sequence[Measured], epoch: int) -> bool:
+    """Whether a score lies surely below what it was before the first step."""
+    first, now = values[0], values[epoch]
+    return now.mean < first.mean - NOISE * math.hypot(first.error, now.error)
+
+
+def top(values: Sequence[Measured]) -> int:
+    """The epoch from which a score that fell was falling: where two straight lines meet that fit it best by least
+    squares, the first level or rising, the second falling. Single epochs are too noisy to be asked for the highest."""
+    means = np.array([m.mean for m in values])
+    return min(range(len(means) - 1), key=lambda i: _misfit(means, i))
+
+
+def _misfit(means: np.ndarray, corner: int) -> float:
+    """The squared error of the best two lines that meet at an epoch."""
+    steps = np.arange(len(means)) - corner
+    before, after, level = np.minimum(steps, 0), np.maximum(steps, 0), np.ones(len(means))
+    lines = np.stack([level, before, after], axis=1)
+    found = np.linalg.lstsq(lines, means, rcond=None)[0]
+    if found[1] < 0:  # it would fall before the corner as well: then level, or the corner lies further to the left
+        lines = lines[:, [0, 2]]
+        found = np.linalg.lstsq(lines, means, rcond=None)[0]
+    return float(((lines @ found - means) ** 2).sum())

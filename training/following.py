@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from . import stopping
 from .loop import Gradients, Plan, Policy, SavePoint, Source, Step, gradients, train
 from .objectives import Objective
@@ -76,6 +78,7 @@ class Follower:
         self.run, self.progress, self.settings, self.checks, self.show = run, progress, dict(settings), checks, show
         self.history, self.back = History(), SavePoint(progress)
         self.prefer_best = True
+        self.chosen: list[Tensor] | None = None
         self._saved, self._parts = 0, progress.parts
         self._terminating: Callable[[], bool] = lambda: False
 
@@ -147,8 +150,13 @@ class Follower:
         since = [v for _, v in self.history.checks[-patience:]] if patience else []
         return len(self.history.checks) > patience > 0 and min(since) > self.history.best()
 
-    def best_average(self) -> list[Any]:
-        """The moving average of the best checkpoint, in the order of the parameters; without any it is the last one."""
+    def best_average(self) -> list[Tensor]:
+        """The moving average of the best checkpoint, in the order of the parameters; without any it is the last one.
+
+        Where somebody has `chosen` one, that.
+        """
+        if self.chosen is not None:
+            return self.chosen
         best = self.run.best() if self.history.checks and self.prefer_best else None
         if best is None:
             return self.progress.average.values
