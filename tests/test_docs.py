@@ -5,6 +5,7 @@ What needs the nodes themselves (help pages, tooltips, workflows) stands in test
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from feedback_loop import start
+from feedback_loop.tests import watermark_help
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -80,3 +82,20 @@ def test_every_requirement_is_pinned_in_the_constraints_file() -> None:
 def test_the_published_archive_leaves_out_what_the_registry_forbids() -> None:
     left_out = (ROOT / ".comfyignore").read_text("utf-8").splitlines()
     assert {"start.py", "demo/*.py", "tests/"} <= set(left_out)
+
+
+def test_the_help_of_the_watermark_penalty_says_what_was_measured_last() -> None:
+    """`python tests/watermark_help.py` writes it."""
+    page, rows = watermark_help.PAGE.read_text("utf-8"), json.loads(watermark_help.REPORT.read_text("utf-8"))["rows"]
+    assert page == watermark_help.renewed(page, rows)
+
+
+def test_the_range_in_that_help_is_from_the_worst_held_out_family_to_the_best_and_rounds_nothing_up() -> None:
+    def row(pictures: str, held_out: bool, auroc: float, found: float) -> dict[str, object]:
+        return {"pictures": pictures, "size": 64, "held_out": held_out, "auroc": auroc, "tpr_at_1_fpr": found}
+
+    rows = [row("all", True, 0.719, 0.049), row("all", True, 0.849, 0.2), row("all", False, 0.99, 0.9)]
+    drawn = [row("drawn world", True, 0.999, 0.5), row("drawn world, blurred", True, 0.5, 0.0)]
+    said = " ".join(watermark_help.paragraph(rows + drawn).split())
+    assert "in 71 to 84 of a hundred cases" in said and "finds 4 to 20 of a hundred marks" in said
+    assert said.endswith("On the demo's drawn world it is 99 and 50.")
