@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import comfy.model_base
 import comfy.model_management
 import torch
 from comfy.k_diffusion import sampling as k_diffusion
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from ..feedback.rewards.base import Reward
 from ..guidance.noise import Look, NoiseSteps, optimised, zero_order
@@ -21,6 +20,7 @@ from ..guidance.search import Best
 from .decoder import Decoder, check_pictures, decoder_of
 from .denoiser import WrongConnectionError, gradients, normal_reward, training_kernels
 from .jacobian import GRAPH_MEMORY, normal_conds
+from .network_parts import checkpointed
 from .policy import check_weights, twin_of
 from .ruled import check_no_rules
 from .scoring import LatentScores
@@ -30,6 +30,8 @@ from .starts import started
 
 GRADIENT, ZERO_ORDER = "gradient", "zero-order"
 INSTEAD = f"Set `method` to {ZERO_ORDER}, which needs none."
+log = logging.getLogger(__name__)
+
 RADIUS = 0.2
 """How far zero-order looks go, as the sine of the angle: nearer ones drown in a reward's own roughness."""
 
@@ -97,6 +99,7 @@ class _Optimising:
         self.score = LatentScores(plan.reward, decoder)
         self.judge = None if plan.judge is None else LatentScores(plan.judge, decoder)
         self.normal, self.tried = normal_reward(plan.reward), False
+        self.most: int | None = None  # so many pictures' graphs fit into memory; None while all that were tried did
         self.generator = torch.Generator().manual_seed(extra_args.get("seed") or 0)
 
     def release(self) -> None:
@@ -133,12 +136,33 @@ class _Optimising:
         return zero_order(lambda z: self.score(self.plain(z)), noise, self.plan.pairs, RADIUS, self.generator)
 
     def _with_gradient(self, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents, rewards on the CPU, and their slope in the noise, through every step."""
-        guider = self.model.inner_model
-        check_memory(guider.inner_model, self.decoder, noise)
-        check_whole(guider.inner_model, noise.device, INSTEAD)
+        """Latents, rewards on the CPU, and their slope in the noise, through every step.
+
+        As many pictures' graphs at a time as were planned for; where they do not fit, which is not known before, half
+        as many from then on.
+        """
+        model = self.model.inner_model.inner_model
+        fitting = pictures_at_once(model, self.decoder, noise)
+        check_whole(model, noise.device, INSTEAD)
         self._check_slope(noise)
-        with gradients(), training_kernels(), _normal_run(self.model, self.sigmas, self.extra_args) as (sigmas, extra):
+        while True:
+            at_once = min(fitting, self.most or fitting)
+            try:
+                return self._slope(noise, at_once)
+            except comfy.model_management.OOM_EXCEPTION:
+                if at_once == 1:
+                    raise
+            # outside the except block, whose traceback keeps the graph alive
+            log.warning("Optimise noise: %d pictures at once do not fit into memory; going on with fewer.", at_once)
+            comfy.model_management.soft_empty_cache()
+            self.most = at_once // 2
+
+    def _slope(self, noise: Tensor, at_once: int) -> tuple[Tensor, Tensor, Tensor]:
+        with (
+            gradients(),
+            training_kernels(),
+            _normal_run(self.model, self.sigmas, self.extra_args, at_once) as (sigmas, extra),
+        ):
             z = noise.clone().float().requires_grad_()
             if not self.plan.own_inpaint_noise:
                 self.model.noise = z
@@ -150,12 +174,20 @@ class _Optimising:
                     "This sampler passes no gradient through its steps. Choose euler, euler_ancestral, heun or lcm, or "
                     f"set `method` to {ZERO_ORDER}."
                 )
-            images = self.decoder(latents)
-            reward = self.normal()
-            reward.to(images.device)
-            scores = reward(images)
-            (slope,) = torch.autograd.grad(scores.sum(), z)
-        return latents.detach(), scores.detach().cpu(), slope
+            looks = [self._looked_at(part) for part in latents.detach().split(at_once)]
+            scores, wishes = (torch.cat(found) for found in zip(*looks, strict=True))
+            (slope,) = torch.autograd.grad(latents, z, wishes)
+        return latents.detach(), scores.cpu(), slope
+
+    def _looked_at(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Rewards of some clean latents and their slope there; what that keeps is free again afterwards."""
+        leaf = latents.clone().requires_grad_()
+        images = self.decoder(leaf)
+        reward = self.normal()
+        reward.to(images.device)
+        scores = reward(images)
+        (slope,) = torch.autograd.grad(scores.sum(), leaf)
+        return scores.detach(), slope
 
     def _check_slope(self, noise: Tensor) -> None:
         """Once, before the first slope is followed."""
@@ -189,43 +221,17 @@ class _Counted:
         return self._model(x, sigma, **extra_args)
 
 
-def _checkpointed(model: comfy.model_base.BaseModel) -> None:
-    """Makes the model keep nothing of a pass through its network but the input: the rest is made again on the way back.
-
-    The network alone: functions of others around it may remember steps, as the momentum of APG does, and the way back
-    goes through the steps in reverse, so each of them is to see a step once.
-    """
-    network = model._apply_model
-
-    def applied(*given: Any, **named: Any) -> Tensor:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        # the network takes a ControlNet's parts out of their lists while it uses them
-        return network(
-            *(_lists_copied(one) for one in given), **{key: _lists_copied(one) for key, one in named.items()}
-        )
-
-    def answer(*given: Any, **named: Any) -> Tensor:
-        found = checkpoint(applied, *given, use_reentrant=False, **named)
-        assert isinstance(found, Tensor)  # tells types, guards nothing # nosec B101
-        return found
-
-    model._apply_model = answer
-
-
-def _lists_copied(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return {key: list(one) if isinstance(one, list) else one for key, one in value.items()}
-
-
 @contextmanager
-def _normal_run(model: Any, sigmas: Tensor, extra_args: dict[str, Any]) -> Iterator[tuple[Tensor, dict[str, Any]]]:
-    """The run's model, conditions, mask and latents as normal tensors; as before afterwards."""
+def _normal_run(
+    model: Any, sigmas: Tensor, extra_args: dict[str, Any], at_once: int
+) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+    """The run's model, which keeps at_once pictures' graphs, conditions, mask and latents as normal tensors; as before
+    afterwards."""
     guider = model.inner_model
     before = guider.inner_model, guider.conds, model.latent_image
     twin = twin_of(guider.inner_model)
     twin.current_patcher = guider.inner_model.current_patcher
-    _checkpointed(twin)
+    checkpointed(twin, at_once)
     known: dict[int, Any] = {}
     try:
         guider.inner_model = twin
@@ -240,15 +246,19 @@ def _copied(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.clone()
 
 
-def check_memory(model: Any, decoder: Decoder, x: Tensor) -> None:
-    """Raises WrongConnectionError when the graph of one step, or of the decoding, does not fit into free memory."""
-    step = GRAPH_MEMORY * model.memory_required([2 * len(x), *x.shape[1:]])
-    needed, free = max(step, decoder.memory_for(x.shape)), comfy.model_management.get_free_memory(x.device)
+def pictures_at_once(model: Any, decoder: Decoder, x: Tensor) -> int:
+    """How many pictures' graphs, of one step or of the decoding, fit into free memory.
+
+    Raises WrongConnectionError when not even one does.
+    """
+    step = GRAPH_MEMORY * model.memory_required([2, *x.shape[1:]])
+    needed, free = max(step, decoder.memory_for((1, *x.shape[1:]))), comfy.model_management.get_free_memory(x.device)
     if needed > free:
         raise WrongConnectionError(
-            f"The gradient needs about {needed / 2**30:.1f} GiB for {len(x)} pictures of this size, and "
-            f"{free / 2**30:.1f} GiB are free. Set `method` to {ZERO_ORDER}, or make fewer or smaller pictures."
+            f"The gradient needs about {needed / 2**30:.1f} GiB for one picture of this size, and "
+            f"{free / 2**30:.1f} GiB are free. Set `method` to {ZERO_ORDER}, or make smaller pictures."
         )
+    return min(len(x), int(free / max(needed, 1)))
 
 
 def check_gradient(model: Any, reward: Reward) -> None:

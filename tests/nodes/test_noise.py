@@ -11,9 +11,10 @@ from comfy_extras.nodes_apg import APG
 from nodes import ControlNetApplyAdvanced
 
 from feedback_loop.feedback.rewards.base import Reward
-from feedback_loop.nodes import decoder, noise_run
+from feedback_loop.nodes import decoder, network_parts, noise_run
 from feedback_loop.nodes.denoiser import WrongConnectionError
 from feedback_loop.nodes.noise import GRADIENT, LIKELY, ZERO_ORDER, FeedbackOptimizeNoise
+from feedback_loop.nodes.sampling import stacked
 from feedback_loop.tests.nodes import tiny_models
 from feedback_loop.tests.nodes.test_guidance_companions import controlnet
 
@@ -138,7 +139,7 @@ def test_a_controlnets_parts_are_there_on_the_way_back_too(inference_mode):
     twice = slopes_of(run)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            noise_run, "checkpoint", lambda function, *given, use_reentrant, **named: function(*given, **named)
+            network_parts, "checkpoint", lambda function, *given, use_reentrant, **named: function(*given, **named)
         )
         kept = slopes_of(run)
     assert twice[0] == pytest.approx(kept[0], rel=1e-4) and abs(kept[0]) > 1e-3
@@ -255,6 +256,87 @@ def test_what_is_kept_is_what_the_judge_likes_and_a_fall_is_said(inference_mode)
     _, latent, _, _, report = run.optimise(judge=Darkness())
     assert torch.equal(latent, run.plain())
     assert "darkness fell while brightness was optimised" in report
+
+
+class Hungry(Brightness):
+    """A network whose graph fits into memory for `most` pictures."""
+
+    def __init__(self, most=2):
+        super().__init__()
+        self.most, type(self).asked = most, []  # of the class: a run asks a copy
+
+    def score(self, images, prompts, embed):
+        if torch.is_grad_enabled():
+            self.asked.append(len(images))
+            if len(images) > self.most:
+                raise comfy.model_management.OOM_EXCEPTION("too many")
+        return super().score(images, prompts, embed)
+
+
+def test_a_batch_is_optimised_in_parts_when_a_rewards_own_graph_does_not_fit(caplog, inference_mode):
+    """Five do not fit, so two go at a time from then on, with the noise that the sampler draws for all five: the same
+    pictures, and each iteration counted once. The next run tries anew."""
+    run, reward = Run("sd15", "euler_ancestral", batch=5), Hungry()
+    whole = run.optimise(iterations=2)[1]
+    best, latent, _, _, report = run.optimise(reward, iterations=2)
+    torch.testing.assert_close(latent, whole, rtol=1e-3, atol=1e-3)
+    assert torch.equal(run.plain(best), latent) and "in 2 iterations" in report
+    assert reward.asked == [5, 2, 2, 1, 2, 2, 1]
+    assert "5 pictures at once do not fit" in caplog.text
+    run.optimise(reward, iterations=1)
+    assert reward.asked.count(5) == 2
+
+
+@pytest.mark.parametrize("kind", ["sd15", *(pytest.param(k, marks=pytest.mark.long) for k in ("sdxl", "sd3", "flux"))])
+def test_a_batch_is_optimised_in_parts_when_the_models_own_graph_does_not_fit(kind, caplog, inference_mode):
+    """The pictures have prompts and negatives of their own, two sides in one pass: three pictures are six rows, of
+    which the network has room for four while a graph is kept. In parts each picture stays with its own prompt."""
+    run = Run(kind, batch=3, cfg=2.0)
+    sides = [[tiny_models.conditioning(run.name, seed) for seed in seeds] for seeds in ((1, 2, 3), (4, 5, 6))]
+    run.guider.set_conds(*(stacked(side) for side in sides))
+    whole = run.optimise(iterations=2)[1]
+    asked, network = [], run.model.model.diffusion_model
+
+    def crowded(module, given):
+        asked.append(len(given[0]))
+        if torch.is_grad_enabled() and len(given[0]) > 4:
+            raise comfy.model_management.OOM_EXCEPTION("too many")
+
+    hook = network.register_forward_pre_hook(crowded)
+    found = run.optimise(iterations=2)[1]
+    hook.remove()
+    assert 2 in asked and "3 pictures at once do not fit" in caplog.text
+    torch.testing.assert_close(found, whole, rtol=1e-3, atol=1e-3)
+
+
+def test_each_part_of_a_batch_has_its_own_picture_for_a_controlnet(monkeypatch, inference_mode):
+    """Memory is planned for one picture at a time; each has a hint of its own."""
+    run = Run("sd15", cfg=2.0, size=8, batch=3)
+    hint = torch.rand(3, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    sides = [tiny_models.conditioning("sd15", seed) for seed in (1, 2)]
+    run.guider.set_conds(*ControlNetApplyAdvanced().apply_controlnet(*sides, controlnet(), hint, 1.0, 0.0, 1.0))
+    whole = run.optimise(iterations=2)[1]
+    monkeypatch.setattr(noise_run, "pictures_at_once", lambda *args: 1)
+    torch.testing.assert_close(run.optimise(iterations=2)[1], whole, rtol=1e-3, atol=1e-3)
+
+
+def test_a_picture_that_does_not_fit_into_memory_alone_is_an_error(inference_mode):
+    with pytest.raises(comfy.model_management.OOM_EXCEPTION):
+        Run(batch=2).optimise(Hungry(most=0))
+    assert torch.is_inference_mode_enabled() and not comfy.model_management.in_training
+
+
+def test_as_many_graphs_are_kept_as_free_memory_is_planned_for(monkeypatch, inference_mode):
+    """The tiny VAE's graph for 4x4 latents is planned at 3 * 2178 * 32 * 32 * 4 bytes; free are two and a half. That of
+    the network, which is smaller in real models, is left out."""
+    run, reward = Run(batch=5), Hungry(most=5)
+    monkeypatch.setattr(noise_run, "GRAPH_MEMORY", 0)
+    free = 2.5 * 3 * 2178 * 32 * 32 * 4
+    monkeypatch.setattr(
+        comfy.model_management, "get_free_memory", lambda device=None, both=False: (free, free) if both else free
+    )
+    run.optimise(reward, iterations=1)
+    assert reward.asked == [2, 2, 1]
 
 
 def test_memory_is_checked_before_a_graph_is_made(inference_mode, monkeypatch):
