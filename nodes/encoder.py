@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -13,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..feedback.rewards.clip_folder import clip_id, pooled
 from ..feedback.rewards.networks import NetworkEncoder
 from .denoiser import Shared, WrongConnectionError, patcher_of
 
-READING = "1"  # raise it whenever the same weights would give other features: it is part of an encoder's id
 _ids: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 
 
@@ -125,36 +124,9 @@ def preprocess(images: Tensor, clip_vision: Any) -> Tensor:
     return (images.clamp(0, 1) - mean) / std
 
 
-def pooled(tokens: Tensor, grid: tuple[int, int]) -> list[Tensor]:
-    """(B,N,C) -> mean over the patch tokens (B,C), and over the quarters of the picture (B,4C).
-
-    grid: patches in height and width; tokens before the last height * width are class or register tokens.
-    """
-    patches = tokens[:, -grid[0] * grid[1] :]
-    if patches.shape[1] != grid[0] * grid[1]:
-        raise WrongConnectionError(
-            f"This image encoder gives {tokens.shape[1]} tokens for {grid[0]} x {grid[1]} patches, which Feedback Loop "
-            "does not know how to read. Connect a CLIP, SigLIP or DINO model."
-        )
-    plane = patches.transpose(1, 2).unflatten(2, grid)
-    quarters = F.adaptive_avg_pool2d(plane, 2).flatten(2).transpose(1, 2)
-    return [patches.mean(dim=1), quarters.flatten(1)]
-
-
 def encoder_id(clip_vision: Any) -> str:
-    """Kind and hash of configuration and weights. Weights are hashed at half precision: ComfyUI picks the precision by
-    device, and the same file shall be the same encoder on every machine."""
+    """Kind and hash of configuration and weights."""
     if clip_vision not in _ids:
-        _ids[clip_vision] = f"{clip_vision.model_type}-{_hash(clip_vision)}"
+        weights = clip_vision.model.state_dict()
+        _ids[clip_vision] = clip_id(clip_vision.model_type, clip_vision.config, clip_vision.image_size, weights)
     return _ids[clip_vision]
-
-
-def _hash(clip_vision: Any) -> str:
-    from blake3 import blake3
-
-    read = {"reading": READING, "config": clip_vision.config, "size": clip_vision.image_size}
-    digest = blake3(json.dumps(read, sort_keys=True, default=str).encode())
-    for name, weight in sorted(clip_vision.model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(weight.detach().to("cpu", torch.float16).contiguous().numpy().tobytes())
-    return digest.hexdigest(length=8)

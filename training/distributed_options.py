@@ -8,9 +8,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ..feedback.rewards.base import Reward, RewardError
+from ..feedback.rewards.base import Reward
+from ..feedback.rewards.clip_folder import clip_encoders
 from ..feedback.rewards.colour import PROPERTIES, ColourReward
-from ..feedback.rewards.files import load_reward
+from ..feedback.rewards.files import load_reward, read_header
 from ..feedback.rewards.watermark import WatermarkPenalty
 from .objectives import Nft, Objective, Sft
 from .policy_gradient import Awm
@@ -89,6 +90,9 @@ def _add_online(group: Any) -> None:
         help=f"train online: a file that Save reward wrote, {WATERMARK}, or more:NAME or less:NAME with one of "
         f"{', '.join(PROPERTIES)}",
     )  # fmt: skip
+    group.add_argument(
+        "--encoder", type=Path, metavar="FOLDER", help="the CLIP that a taste looks through, as transformers saves it"
+    )
     group.add_argument("--prompts", type=Path, metavar="FILE", help="a text file, a prompt a line; else the feedback's")
     group.add_argument("--updates", type=_whole, default=4, help="steps from one drawing to the next")
     group.add_argument("--prompts-per-epoch", type=_whole, default=8, help="prompts a drawing (default: %(default)s)")
@@ -152,8 +156,9 @@ def _check_kind(given: argparse.Namespace) -> None:
             raise OptionError(f"{given.objective.upper()} learns from pictures that are drawn anew: give a --reward.")
         if not given.feedback:
             raise OptionError("Give --feedback, a file that Export feedback wrote, or a --reward to train online.")
-        if given.prompts:
-            raise OptionError("--prompts are for training online: give a --reward as well, or leave them out.")
+        for name in ("prompts", "encoder"):
+            if getattr(given, name):
+                raise OptionError(f"--{name} is for training online: give a --reward as well, or leave it out.")
         return
     if given.objective not in ONLINE:
         raise OptionError(f"{given.objective.upper()} learns from feedback and not from a reward: leave --reward out.")
@@ -175,23 +180,40 @@ def objective_of(given: argparse.Namespace) -> tuple[Objective, dict[str, Any]]:
     return kind(**told, **more), {"objective": given.objective.upper(), **told}
 
 
-def reward_of(text: str) -> Reward:
-    """The reward that --reward names. Raises OptionError, RewardError."""
+def reward_of(text: str, encoder: Path | None = None) -> Reward:
+    """The reward that --reward names, with the image encoder of --encoder. Raises OptionError, RewardError."""
+    path = Path(text)
+    if encoder is not None and not path.is_file():
+        raise OptionError(f"--encoder is for a reward in a file, such as a taste, and {text} is none: leave it out.")
     if text == WATERMARK:
         return WatermarkPenalty()
     aim, _, name = text.partition(":")
     if aim in ("more", "less") and name in PROPERTIES:
         return ColourReward(name, 1 if aim == "more" else -1)
-    path = Path(text)
     if not path.is_file():
         raise OptionError(
             f"--reward {text}: there is no such file, and it is neither {WATERMARK} nor more: or less: with one of "
             f"{', '.join(PROPERTIES)}."
         )
-    try:
+    return _from_file(path, encoder)
+
+
+def _from_file(path: Path, encoder: Path | None) -> Reward:
+    wanted = read_header(path)["settings"].get("encoder")
+    if wanted is None or encoder is None:
+        if wanted is not None:
+            raise OptionError(
+                f"--reward {path}: it looks at pictures through the image encoder {wanted}. Give --encoder, the folder "
+                "of that CLIP as transformers saves it: config.json and model.safetensors."
+            )
         return load_reward(path)
-    except RewardError as error:
-        raise RewardError(f"--reward {text}: {error} A taste needs its encoder, which only ComfyUI loads.") from error
+    known = clip_encoders(encoder)
+    if wanted not in [one.id for one in known]:
+        raise OptionError(
+            f"--encoder {encoder}: {path} was made with the image encoder {wanted}, and that folder's is "
+            f"{known[0].id}. Give the CLIP whose weights ComfyUI loaded as CLIP_VISION."
+        )
+    return load_reward(path, known)
 
 
 def prompts_in(path: Path) -> list[str]:

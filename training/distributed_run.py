@@ -16,6 +16,7 @@ from torch import Tensor
 from ..feedback.formats.bundle import BadData
 from ..feedback.media import BadPicture
 from ..feedback.rewards.base import Reward
+from ..feedback.rewards.identity import identity
 from . import exported, lora_files, stopping
 from .adapters import MovingAverage
 from .distributed_options import OptionError, objective_of, prompts_in, reward_of
@@ -58,7 +59,7 @@ def run(given: argparse.Namespace) -> None:
     """Trains as the options say and writes `given.out`. Raises errors that are sentences; see distributed.ERRORS."""
     objective, told = objective_of(given)
     checked(given.pipeline)
-    reward = None if given.reward is None else reward_of(given.reward)
+    reward = None if given.reward is None else reward_of(given.reward, given.encoder)
     stopping.install()
     with ExitStack() as opened:
         feedback = None
@@ -158,7 +159,7 @@ def settings_of(
     }
     if reward is not None:
         names = ["updates", "prompts_per_epoch", "group_size", "sampling_steps", "cfg", "width", "height"]
-        found |= {name: getattr(given, name) for name in names} | {"reward": reward.name, "prompts": list(prompts)}
+        found |= {name: getattr(given, name) for name in names} | {"reward": identity(reward), "prompts": list(prompts)}
     return found
 
 

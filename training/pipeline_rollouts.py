@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ..feedback.rewards.base import Reward
+from ..feedback.rewards.base import Reward, RewardError
 from .adapters import Adapters
 from .advantages import advantages
 from .alarm import Measured
@@ -71,17 +72,45 @@ class Online:
         prompts = prompts_of_epoch(how.prompts, number, how.count, how.group, self.seed)
         seeds = seeds_of_epoch(number, len(prompts), self.seed)
 
-        def group(index: int) -> dict[str, Tensor]:
+        trouble: list[str] = []
+
+        def group(index: int) -> dict[str, Tensor] | None:
             rows = slice(index * how.group, (index + 1) * how.group)
             with self.policy.view("old"):  # which both objectives compare with
                 latents = draw(self.policy, self.conds[prompts[rows.start]], self.conds[""], seeds[rows], how)
             images = self.policy.pipeline.decode(latents)
-            with torch.no_grad():
-                return {"latents": latents, "rewards": self.reward(images, prompts[rows])}
+            try:
+                scores = self._scores(images, prompts[rows])
+            except RewardError as error:
+                trouble.append(str(error))
+                return None
+            return {"latents": latents, "rewards": scores}
 
         made = [one for one in self.team.shared(how.count, ("latents", "rewards"), group) if one is not None]
+        # one of them alone may have met it, and the others would wait for it for ever
+        if why := self.team.told(trouble[0] if trouble else ""):
+            raise RewardError(f"Drawing {number + 1}: {why}")
         rewards = torch.cat([one["rewards"] for one in made]).tolist()
         return Epoch(number, prompts, rewards, {"latents": torch.cat([one["latents"] for one in made])})
+
+    @torch.no_grad()
+    def _scores(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Raises RewardError for one that is no number, and says whose fault it is."""
+        scores = self.reward(images, prompts)
+        for image, prompt, score in zip(images, prompts, scores.tolist(), strict=True):
+            if math.isfinite(score):
+                continue
+            if not bool(image.isfinite().all()):
+                raise RewardError(
+                    f"a picture of '{prompt[:80]}' came out with values that are no numbers, so that it can't be "
+                    "scored. Draw with --precision fp32, or with a lower --cfg, under another --out."
+                )
+            raise RewardError(
+                f"the reward '{self.reward.name}' gives {score:g} for a picture of '{prompt[:80]}', and nothing can be "
+                "learned from that. Score such pictures with it in ComfyUI to see why, and give another --reward, or "
+                "leave the prompt out of --prompts; under another --out."
+            )
+        return scores
 
     def build(self, objective: Objective, epoch: Epoch, advantage: Tensor) -> Callable[[int], Batch]:
         """The updates of an epoch; pictures whose advantage is 0 are left out."""

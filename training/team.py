@@ -57,6 +57,19 @@ class Team:
         """Whether any of them says yes."""
         return bool(self.sum(torch.tensor(int(mine))))
 
+    def told(self, mine: str) -> str:
+        """What the first of them has to say that has to say something, known to all; "" where nobody has."""
+        text, lengths = mine.encode(), torch.zeros(self.size, dtype=torch.int64)
+        lengths[self.rank] = len(text)
+        lengths = self.sum(lengths).tolist()
+        speaker = next((rank for rank, length in enumerate(lengths) if length), None)
+        if speaker is None:
+            return ""
+        letters = torch.zeros(lengths[speaker], dtype=torch.int64)
+        if speaker == self.rank:
+            letters += torch.tensor(list(text))
+        return bytes(self.sum(letters).tolist()).decode()
+
     def wait(self) -> None:
         """Returns once all have come here."""
         self.accelerator.wait_for_everyone()

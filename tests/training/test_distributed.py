@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,12 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from feedback_loop.feedback import formats
 from feedback_loop.feedback.formats.bundle import Bundle
+from feedback_loop.feedback.rewards.clip_folder import clip_encoders
+from feedback_loop.feedback.rewards.files import save_reward
+from feedback_loop.feedback.rewards.taste import TasteReward
 from feedback_loop.training.distributed import main
+from feedback_loop.training.online import Epoch
+from feedback_loop.training.pipeline import load
 
 from .pipelines import (
     DEMO,
@@ -111,6 +119,76 @@ def test_other_kinds_of_pipelines_train_too(made: Any, tmp_path: Path, files: li
     assert max(float(t.abs().max()) for key, t in lora(out).items() if key.endswith("lora_up.weight")) > 1e-4
 
 
+def taste(path: Path, centre: Tensor | float = 0.0, weight: float = 1.0, id: str = "") -> Path:
+    """A taste for what the demo's image encoder sees more of than `centre`; id: as if of another encoder."""
+    encoder = clip_encoders(DEMO / "image_encoder")[1]
+    encoder.id = id or encoder.id
+    width = encoder(torch.zeros(1, 3, 64, 64)).shape[1]
+    tensors = {"centre": torch.zeros(width) + centre, "scale": torch.ones(width)}
+    tensors |= {"weight": torch.full((width,), weight), "root": torch.zeros(width, 1)}
+    save_reward(TasteReward(encoder, tensors), path)
+    return path
+
+
+def drawing(tmp_path: Path, reward: str | Path, *more: object) -> list[object]:
+    """Options for training online on one picture of each prompt an epoch."""
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    online = ["--reward", reward, "--prompts", tmp_path / "prompts.txt", "--prompts-per-epoch", 2, "--group-size", 1]
+    return [*online, "--sampling-steps", 2, "--cfg", 1, "--width", 64, "--height", 64, "--batch", 2, *more]
+
+
+def test_a_learned_taste_is_a_reward_with_its_encoders_folder(tmp_path: Path) -> None:
+    """And another taste of the same name makes another run."""
+    liked, encoder = taste(tmp_path / "taste.safetensors"), ("--encoder", DEMO / "image_encoder")
+    out = tmp_path / "a.safetensors"
+    assert main(command(out, "nft", *drawing(tmp_path, liked, *encoder))) == 0
+    assert max(float(t.abs().max()) for key, t in lora(out).items() if key.endswith("lora_up.weight")) > 1e-4
+    out.unlink()
+    other = taste(tmp_path / "other.safetensors", weight=-1.0)
+    assert main(command(out, "nft", *drawing(tmp_path, other, *encoder))) == 2
+
+
+def test_a_taste_without_its_encoder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    liked, out = taste(tmp_path / "taste.safetensors", id="clip_vision_model-0123"), tmp_path / "a.safetensors"
+    said = refused(command(out, "nft", *drawing(tmp_path, liked)), capsys)
+    assert "through the image encoder clip_vision_model-0123. Give --encoder" in said
+    encoder = ("--encoder", DEMO / "image_encoder")
+    said = refused(command(out, "nft", *drawing(tmp_path, liked, *encoder)), capsys)
+    assert "was made with the image encoder clip_vision_model-0123, and that folder's is clip_vision_model-" in said
+
+
+def test_a_score_that_is_no_number_is_refused_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A taste whose weights are so large that float32 can't hold the sum."""
+    broken, out = taste(tmp_path / "taste.safetensors", weight=3e38), tmp_path / "a.safetensors"
+    said = refused(
+        command(out, "nft", *drawing(tmp_path, broken, "--encoder", DEMO / "image_encoder")), capsys
+    )  # fmt: skip
+    assert re.search(r"Drawing 1: the reward 'taste' gives (nan|-?inf) for a picture of '(one small|two large)", said)
+    assert "give another --reward" in said and not out.exists()
+
+
+@pytest.mark.long
+def test_a_score_that_one_of_two_processes_cannot_use_ends_both(tmp_path: Path) -> None:
+    """Of two prompts the second process draws the second. The same taste, but with the features of the first picture
+    as its centre, so that the first process gets a score near 0: nobody waits for the other, and it is said."""
+    plain = command(tmp_path / "plain.safetensors", "nft", *drawing(tmp_path, "more:brightness"))
+    assert main(plain) == 0
+    epoch = Epoch.load(tmp_path / "plain.run" / "rollouts" / "epoch-00000-0.safetensors")
+    picture = load(DEMO, torch.float32).decode(epoch.tensors["latents"][:1])
+    centre = clip_encoders(DEMO / "image_encoder")[1](picture)[0]
+    broken = taste(tmp_path / "taste.safetensors", centre, 1e38)
+    told = command(tmp_path / "a.safetensors", "nft", *drawing(tmp_path, broken, "--encoder", DEMO / "image_encoder"))
+    (tmp_path / "runs.json").write_text(json.dumps([told]))
+    process = torchrun(str(Path(__file__).with_name("ranks.py")), str(tmp_path / "runs.json"))
+    try:
+        said, _ = process.communicate()
+    finally:
+        kill(process)
+    assert process.returncode != 0
+    assert re.search(rf"Drawing 1: the reward 'taste' gives \S+ for a picture of '{epoch.prompts[1]}'", said), said
+    assert 'Traceback (most recent call last):\n  File "' + str(ROOT / "training") not in said
+
+
 @pytest.mark.parametrize("name", ["a-clone", "a.clone 2"])
 def test_the_command_works_in_a_clone_of_any_name(name: str, tmp_path: Path) -> None:
     """As a module where the name can be one, by its path always; here it gets as far as the pipeline."""
@@ -164,6 +242,8 @@ def test_files_that_are_no_exports_are_refused(
         ("awm", ["--feedback", "FILE"], "give a --reward"),
         ("nft", ["--reward", "watermark"], "Give --prompts"),
         ("nft", ["--feedback", "FILE", "--reward", "more:money"], "neither watermark nor more:"),
+        ("nft", ["--feedback", "FILE", "--encoder", "x"], "--encoder is for training online"),
+        ("nft", ["--feedback", "FILE", "--reward", "watermark", "--encoder", "x"], "watermark is none: leave it out"),
         ("sft", ["--feedback", "FILE", "--batch", "0"], "out of range"),
         ("sft", ["--feedback", "FILE", "--learning-rate", "nan"], "out of range"),
         ("sft", ["--feedback", "FILE", "--resume", "/nowhere"], "no whole checkpoint in /nowhere"),
