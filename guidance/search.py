@@ -10,8 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-HALVINGS = ((0.25, 3 / 8), (0.5, 0.0))
-"""At a quarter of the steps three in eight candidates go on, at half of them one: 8 candidates for 3.25 whole runs."""
+HALVINGS = ((0.5, 3 / 8), (0.65, 0.0))
+"""At half of the steps three in eight candidates go on, at two thirds of them one: 8 candidates for 4.8 whole runs.
+
+On the demo model an estimate ranks the candidates as the finished pictures will be ranked, by a learned taste and by the
+watermark detector, with a correlation of .45 and .1 at a quarter of the steps, .82 and .5 at half, .98 and .8 here:
+dropping them earlier is dropping at random.
+"""
 
 
 class Stage(NamedTuple):

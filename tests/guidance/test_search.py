@@ -8,10 +8,10 @@ import torch
 from feedback_loop.guidance.search import Best, Stage, affordable, cost, kept, mixed, neighbour, stages
 
 
-def test_eight_candidates_cost_three_and_a_quarter_runs():
-    """8 * 25 % + 3 * 25 % + 1 * 50 % = 3.25 of a run: 65 steps of 20."""
-    assert stages(8, 20, True) == [Stage(8, 5), Stage(3, 10), Stage(1, 20)]
-    assert cost(stages(8, 20, True)) == 65
+def test_eight_candidates_cost_four_point_eight_runs():
+    """8 * 50 % + 3 * 15 % + 1 * 35 % = 4.8 of a run: 96 steps of 20."""
+    assert stages(8, 20, True) == [Stage(8, 10), Stage(3, 13), Stage(1, 20)]
+    assert cost(stages(8, 20, True)) == 96
     assert cost(stages(8, 20, False)) == 160
 
 
@@ -26,10 +26,10 @@ def test_stages_go_on_to_the_end_with_ever_fewer(count, steps):
 
 
 def test_a_budget_buys_the_most_candidates_that_fit():
-    """20 steps: 1 candidate costs 20, 2 cost 2*5+15 = 25, 3 cost 3*5+5+10 = 30, 8 cost 65; at two evaluations a step
+    """20 steps: 1 candidate costs 20, 2 cost 2*10+10 = 30, 3 cost 3*10+10 = 40, 8 cost 96; at two evaluations a step
     twice that."""
-    assert [affordable(8, 20, True, budget, 1.0) for budget in (19, 20, 25, 30, 64, 65, 999)] == [0, 1, 2, 3, 7, 8, 8]
-    assert affordable(8, 20, True, 60, 2.0) == 3
+    assert [affordable(8, 20, True, budget, 1.0) for budget in (19, 20, 30, 40, 95, 96, 999)] == [0, 1, 2, 3, 7, 8, 8]
+    assert affordable(8, 20, True, 80, 2.0) == 3
     assert affordable(8, 20, False, 60, 1.0) == 3
 
 

@@ -142,31 +142,31 @@ def calls_of(search, **inputs):
     return len(calls), report
 
 
-def test_eight_candidates_cost_three_and_a_quarter_runs_and_the_report_says_so(parts, inference_mode):
-    """8 steps: 8 * 2 + 3 * 2 + 1 * 4 = 26 evaluations, 26 / 8 = 3.25 runs."""
+def test_eight_candidates_cost_less_than_five_runs_and_the_report_says_so(parts, inference_mode):
+    """8 steps: 8 * 4 + 3 * 1 + 1 * 3 = 38 evaluations, 38 / 8 = 4.75 runs."""
     calls, report = calls_of(Search(parts), candidates=8)
-    assert calls == 26 and "26 denoiser evaluations, as many as 3.25 plain runs" in report
+    assert calls == 38 and "38 denoiser evaluations, as many as 4.75 plain runs" in report
     assert report.startswith("8 candidates a picture in 1 round")
 
 
-@pytest.mark.parametrize(("budget", "sampler", "expected"), [(16, "euler", 16), (10, "euler", 10), (8, "euler", 8)])
+@pytest.mark.parametrize(("budget", "sampler", "expected"), [(16, "euler", 16), (12, "euler", 12), (8, "euler", 8)])
 def test_a_budget_is_never_exceeded(budget, sampler, expected, parts, inference_mode):
-    """4 candidates of 8 steps cost 4*2 + 2*2 + 1*4 = 16, 2 cost 2*2 + 6 = 10, 1 costs 8."""
+    """3 candidates of 8 steps cost 3*4 + 4 = 16, 2 cost 2*4 + 4 = 12, 1 costs 8."""
     calls, _ = calls_of(Search(parts, sampler), candidates=8, rounds=5, budget=budget)
     assert calls == expected
 
 
 def test_a_budget_counts_samplers_that_ask_twice_a_step(parts, inference_mode):
-    """Heun asks twice a step: 2 candidates cost 2*2 + 6 = 10 steps, which are 20 evaluations, and 3 cost 24."""
-    calls, report = calls_of(Search(parts, "heun"), candidates=8, budget=20)
-    assert calls <= 20 and report.startswith("2 candidates")
+    """Heun asks twice a step: 2 candidates cost 2*4 + 4 = 12 steps, which are 24 evaluations, and 3 cost 32."""
+    calls, report = calls_of(Search(parts, "heun"), candidates=8, budget=24)
+    assert calls <= 24 and report.startswith("2 candidates")
 
 
 def test_a_search_stops_when_the_reward_is_reached(parts, inference_mode):
     search = Search(parts)
     stop = {"stop": "at a reward", "reward_of": -1e6}
     assert calls_of(search, candidates=4, halving=False, stop=stop)[0] == STEPS
-    assert calls_of(search, candidates=4, rounds=3, stop=stop)[0] == 16
+    assert calls_of(search, candidates=4, rounds=3, stop=stop)[0] == 21
     never = {"stop": "at a reward", "reward_of": 1e6}
     assert calls_of(search, candidates=4, halving=False, stop=never)[0] == 4 * STEPS
 
@@ -199,7 +199,7 @@ def test_progress_runs_once_from_the_first_step_to_the_last(parts, inference_mod
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, *a, **k: seen.append((value, total)))
     Search(parts).run(candidates=8)
     values = [value for value, _ in seen]
-    assert values == sorted(values) and len(set(values)) > 5 and seen[-1] == (26, 26)
+    assert values == sorted(values) and len(set(values)) > 5 and seen[-1] == (38, 38)
 
 
 def test_an_interrupt_stops_the_search(parts, inference_mode):

@@ -59,7 +59,7 @@ def test_particles_search_and_optimised_noise_beat_the_plain_sampler_and_report_
     for name in ("steered", "searched", "optimised"):
         assert mean[f"{name} scored"] > mean["plain scored"], mean
     assert outputs["again scored"]["scores"] == outputs["searched scored"]["scores"]
-    assert "16 denoiser evaluations, as many as 2.00 plain runs" in outputs["searched"]["text"][0]
+    assert "21 denoiser evaluations, as many as 2.62 plain runs" in outputs["searched"]["text"][0]
     assert "3 iterations" in outputs["optimised"]["text"][0]
     assert "4 particles a picture with euler_ancestral, 32 denoiser evaluations" in comfy_server.log()
 
