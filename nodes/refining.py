@@ -27,7 +27,7 @@ from .guidance import Pull, add_guidance, check_reward
 from .learning import measured, prepared
 from .recording import collection_name, generation_of, pictures_of, record
 from .sampling import check_prompts, decode, picture_noise
-from .text import INSIDE, encoder_of, known_prompt, refused, steered, words_behind
+from .text import INSIDE, encoder_of, known_prompt, rid, steered, words_of_both
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -86,7 +86,7 @@ class Plan:
 
 
 def _told(plan: Plan, clip: Any, prompt: str, hidden: Any) -> Plan:
-    """With what the comment wants in the positive prompt and what it does not want in the negative one."""
+    """With what the comment wants in the positive prompt, and both turned against what it does not want."""
     encode_text, said = encoder_of(clip), [Said(plan.comment.strip())]
     wanted, positive = said[0].phrase(wanted=True), plan.positive
     if wanted and plan.comment_is == ADDED:
@@ -95,8 +95,9 @@ def _told(plan: Plan, clip: Any, prompt: str, hidden: Any) -> Plan:
         # what stands beside the text (areas, control, guidance) stays
         [[tokens, own], *_] = encode_text(wanted)
         positive = [[tokens, {**settings, **own}] for _, settings in positive[:1]]
-    against = words_behind(hidden, "negative") or ""
-    return replace(plan, positive=positive, negative=refused(encode_text, plan.negative, against, said, 1.0, INSIDE))
+    words = words_of_both(wanted if wanted and plan.comment_is == INSTEAD else prompt, hidden)
+    positive, negative = rid(encode_text, (positive, plan.negative), words, said, 1.0, INSIDE)
+    return replace(plan, positive=positive, negative=negative)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,11 @@ from .inputs import share_input
 EVERYWHERE, INSIDE, APPEND = "everywhere", "in the prompt", "append"
 EVERYWHERE_AT_1 = 0.6
 """Of the whole direction, at strength 1: measured on the demo model, see bench/refine.py."""
+BEYOND = 2.0
+"""So many times as far as a negative prompt that names it goes the negative one, where the prompt is moved away too.
+
+Measured on the demo model: at once (1) half of the marks of "no watermark" stay, at 3 other things begin to change.
+"""
 NEGATIVE, AWAY, BOTH = "negative prompt", "away", "both"
 MAX_EARLIER = 20
 
@@ -58,7 +63,8 @@ def steered(encode: Encode, base: Any, prompt: str, said: Sequence[Said], streng
 
 
 def turned_away(encode: Encode, base: Any, prompt: str, said: Sequence[Said], strength: float, mode: str) -> Any:
-    """base with each round's unwanted things taken off."""
+    """base with each round's unwanted things taken off; a prompt without known words ('') is moved everywhere."""
+    mode = INSIDE if prompt else EVERYWHERE
     for one in said:
         if phrase := one.phrase(wanted=False):
             base = with_phrase(encode, base, prompt, phrase, -strength * one.weight, mode)
@@ -66,7 +72,7 @@ def turned_away(encode: Encode, base: Any, prompt: str, said: Sequence[Said], st
 
 
 def refused(encode: Encode, base: Any, prompt: str, said: Sequence[Said], strength: float, mode: str) -> Any:
-    """The negative conditioning with each round's unwanted things: there they stand as if they had been written."""
+    """The negative conditioning with each round's unwanted things: at strength 1 as if they had been written there."""
     for one in said:
         if phrase := one.phrase(wanted=False):
             how = APPEND if mode == APPEND else INSIDE
@@ -74,11 +80,28 @@ def refused(encode: Encode, base: Any, prompt: str, said: Sequence[Said], streng
     return base
 
 
+def rid(
+    encode: Encode, both: tuple[Any, Any], texts: tuple[str, str], said: Sequence[Said], strength: float, mode: str
+) -> tuple[Any, Any]:
+    """(positive, negative) with the unwanted things taken off the first and, further than written, in the second.
+
+    texts: the words of either, '' where they are not known.
+    """
+    positive = turned_away(encode, both[0], texts[0], said, strength, mode)
+    beyond = 1.0 if mode == APPEND else BEYOND
+    return positive, refused(encode, both[1], texts[1], said, beyond * strength, mode)
+
+
 def words_behind(hidden: Any, name: str) -> str | None:
     """The text that the conditioning on this input was encoded from, as far as the graph tells."""
     graph = Graph(getattr(hidden, "prompt", None) or {})
     link = graph.link(str(getattr(hidden, "unique_id", "")), name)
     return None if link is None else prompt_of(graph, link)
+
+
+def words_of_both(written: str, hidden: Any) -> tuple[str, str]:
+    """The words of the positive (written ones, else as the graph tells) and of the negative; '' where not known."""
+    return written.strip() or words_behind(hidden, "positive") or "", words_behind(hidden, "negative") or ""
 
 
 def known_prompt(written: str, hidden: Any) -> str:
@@ -184,7 +207,7 @@ class FeedbackTextConditioning(io.ComfyNode):
         mode: str,
         earlier: str = "",
         decay: float = 0.5,
-        unwanted: str = NEGATIVE,
+        unwanted: str = BOTH,
         start_percent: float = 0.0,
         end_percent: float = 1.0,
         prompt: str = "",
@@ -196,12 +219,15 @@ class FeedbackTextConditioning(io.ComfyNode):
         said = rounds(comment, with_stored(earlier, collection), decay)
         text = known_prompt(prompt, cls.hidden) if mode == INSIDE and said and strength > 0 else ""
         plain = [positive, negative or encode("")]
-        changed = steered(encode, positive, text, said, strength, mode)
-        if unwanted != NEGATIVE:
-            changed = turned_away(encode, changed, text, said, strength, mode)
-        against = plain[1]
-        if unwanted != AWAY:
-            against = refused(encode, against, words_behind(cls.hidden, "negative") or "", said, strength, mode)
+        changed, against = plain
+        texts = words_of_both(prompt, cls.hidden)
+        if unwanted == BOTH:
+            changed, against = rid(encode, (changed, against), texts, said, strength, mode)
+        elif unwanted == AWAY:
+            changed = turned_away(encode, changed, texts[0], said, strength, mode)
+        else:
+            against = refused(encode, against, texts[1], said, strength, mode)
+        changed = steered(encode, changed, text, said, strength, mode)  # last, as a wish set beside it stays as it is
         both = [during(old, new, start_percent, end_percent) if new is not old else old
                 for old, new in zip(plain, (changed, against), strict=True)]  # fmt: skip
         return io.NodeOutput(*both, listed(said), ui={"text": (summary(said),)})
@@ -222,11 +248,12 @@ def _later_inputs() -> list[io.Input]:
         ),
         io.Combo.Input(
             "unwanted",
-            options=[NEGATIVE, AWAY, BOTH],
+            options=[BOTH, NEGATIVE, AWAY],
             optional=True,
             advanced=True,
-            tooltip="What becomes of 'no', 'less' and 'remove'. negative prompt: it is added there, which needs a CFG "
-            "above 1. away: the prompt is moved away from it. both: both.",
+            tooltip="What becomes of 'no', 'less' and 'remove'. both: the prompt is moved away from it, and the "
+            "negative prompt far towards it. negative prompt: it is added there as if written, which needs a CFG above "
+            "1. away: the prompt alone is moved.",
         ),
         share_input(
             "start_percent",

@@ -299,7 +299,7 @@ Write what you would change about the pictures, such as *darker background, larg
 the next round, move your comment into *earlier*: there it still counts, half as much each round, and can be edited. \
 *strength* 0 is off.
 
-What you do not want (*no*, *less*, *remove*, *too*) goes into the negative prompt, which needs a CFG above 1."""
+What you do not want (*no*, *less*, *remove*, *too*) is taken off the prompt and put into the negative prompt."""
 
 SAID: dict[str, Any] = {
     "positive": "@positive.CONDITIONING",

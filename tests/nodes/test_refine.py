@@ -16,6 +16,7 @@ from feedback_loop.feedback.media import encode_png
 from feedback_loop.feedback.records import Generation
 from feedback_loop.feedback.rewards.base import Reward
 from feedback_loop.guidance.regions import RegionError
+from feedback_loop.guidance.text import moved
 from feedback_loop.nodes.compat import store
 from feedback_loop.nodes.denoiser import WrongConnectionError
 from feedback_loop.nodes.recording import pictures_of
@@ -178,18 +179,22 @@ def test_a_reward_can_also_steer_the_place(parts, inference_mode):
 
 
 @pytest.mark.parametrize(
-    ("how", "positive"), [("the prompt there", "large circle"), ("added to the prompt", "two stars, large circle")]
+    ("how", "positive", "words"),
+    [
+        ("the prompt there", "large circle", "large circle"),
+        ("added to the prompt", "two stars, large circle", "two stars"),
+    ],
 )
-def test_the_comment_is_the_prompt_of_the_place_or_added_to_it(parts, how, positive, inference_mode):
-    """As if the conditionings had been written so, to the rounding of float32 in moving them."""
+def test_the_comment_is_the_prompt_of_the_place_or_added_to_it(parts, how, positive, words, inference_mode):
+    """As if the conditionings had been written so and turned against the text by hand, to the rounding of float32."""
     model, vae, clip = parts
     encode = lambda text: clip.encode_from_tokens_scheduled(clip.tokenize(text))  # noqa: E731
     given = {"positive": encode("two stars"), "negative": encode(""), "clip": clip, "prompt": "two stars"}
     plain = refine(parts, picture(), square(), **given)[1]
     said = refine(parts, picture(), square(), comment="a large circle, no text", comment_is=how, **given)[1]
-    written = refine(parts, picture(), square(), **given | {"positive": encode(positive), "negative": encode("text")})[
-        1
-    ]
+    away = moved(encode(positive), encode(f"{words}, text"), encode(words), -1.0)
+    against = moved(encode(""), encode("text"), encode(""), 2.0)
+    written = refine(parts, picture(), square(), **given | {"positive": away, "negative": against})[1]
     assert not torch.equal(said, plain)
     torch.testing.assert_close(said, written, rtol=1e-3, atol=2e-3)
 

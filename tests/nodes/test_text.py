@@ -133,7 +133,7 @@ def test_without_anything_said_nothing_changes(clip, inference_mode):
 
 def test_what_is_not_wanted_goes_into_the_negative_prompt(clip, inference_mode):
     """The negative is moved from E("") to E("text"); the positive stays as it is."""
-    positive, negative, _ = say(clip, "no text")
+    positive, negative, _ = say(clip, "no text", unwanted="negative prompt")
     assert torch.equal(positive[0][0], encode(clip, "two stars")[0][0])
     torch.testing.assert_close(negative[0][0], encode(clip, "text")[0][0], rtol=1e-4, atol=1e-5)
 
@@ -147,8 +147,31 @@ def test_away_moves_the_prompt_and_leaves_the_negative(clip, inference_mode):
     changed = (plain != away).any(dim=-1)[0]
     assert torch.equal(moved[:, ~changed], plain[:, ~changed])
     assert ((moved - plain) * (away - plain)).sum(dim=-1)[0, changed].max() < 0
-    both = say(clip, "no text", unwanted="both", negative=negative)
-    assert torch.equal(both[0][0][0], moved) and not torch.equal(both[1][0][0], negative[0][0])
+
+
+@pytest.mark.parametrize("mode", ["everywhere", "in the prompt", "append"])
+def test_by_default_the_prompt_is_moved_away_and_the_negative_goes_twice_as_far_as_if_written(
+    mode, clip, inference_mode
+):
+    """Of the negative, E("") + 2 * (E("text") - E("")), turned to the length of E("text"); of the prompt, what `away`
+    makes. An appended one is averaged by the model, so it stands there at its own strength."""
+    positive, negative, _ = say(clip, "no text", mode=mode)
+    assert torch.equal(positive[0][0], say(clip, "no text", mode=mode, unwanted="away")[0][0][0])
+    plain, written = encode(clip, "")[0][0], encode(clip, "text")[0][0]
+    if mode == "append":
+        assert [entry[1].get("strength", 1.0) for entry in negative] == [1.0, 1.0]
+        return
+    straight = plain + 2 * (written - plain)
+    expected = straight * (written.norm(dim=-1, keepdim=True) / straight.norm(dim=-1, keepdim=True))
+    torch.testing.assert_close(negative[0][0], torch.where(written == plain, plain, expected), rtol=1e-4, atol=1e-5)
+
+
+def test_where_nobody_knows_the_prompts_words_all_of_it_is_moved_away(clip, inference_mode):
+    plain = encode(clip, "two stars")[0][0]
+    known, unknown = (say(clip, "no text", mode="everywhere", prompt=text)[0][0][0] for text in ("two stars", ""))
+    step = (encode(clip, "text")[0][0] - encode(clip, "")[0][0])[:, 1:].mean(dim=1)
+    assert not torch.equal(known, unknown) and torch.equal(unknown[:, :1], plain[:, :1])
+    assert (((unknown - plain)[:, 1:] * step[:, None]).sum(dim=-1) < 0).all()
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
@@ -179,7 +202,7 @@ def test_append_sets_the_wish_beside_the_prompt(clip, inference_mode):
 
 def test_earlier_comments_count_less_and_come_out_as_the_next_rounds_list(clip, inference_mode):
     """One round ago at decay .5 is half the way: by directions, E + .5 * (E(dark) - E), turned to half-way lengths."""
-    positive, _, said = say(clip, "", earlier="no text\nmake it darker")
+    positive, _, said = say(clip, "", earlier="no text\nmake it darker", unwanted="negative prompt")
     torch.testing.assert_close(positive[0][0], say(clip, "dark", 0.5)[0][0][0], rtol=1e-4, atol=1e-5)
     assert said == "no text\nmake it darker"
     assert say(clip, "larger", earlier=said)[2] == "no text\nmake it darker\nlarger"
@@ -225,8 +248,9 @@ def test_the_prompt_is_found_in_the_graph(clip, inference_mode, monkeypatch):
     }
     monkeypatch.setattr(FeedbackTextConditioning, "hidden", type("H", (), {"prompt": graph, "unique_id": "3"}))
     written = FeedbackTextConditioning.execute(
-        encode(clip, "two stars"), clip, "bright, no text", 1.0, "in the prompt", negative=encode(clip, "blurry")
-    ).args
+        encode(clip, "two stars"), clip, "bright, no text", 1.0, "in the prompt", unwanted="negative prompt",
+        negative=encode(clip, "blurry"),
+    ).args  # fmt: skip
     torch.testing.assert_close(written[0][0][0], encode(clip, "two stars, bright")[0][0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(written[1][0][0], encode(clip, "blurry, text")[0][0], rtol=1e-4, atol=1e-5)
 
