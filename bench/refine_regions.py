@@ -125,16 +125,23 @@ def refine(demo: Demo, one: Marked, comment: str, seed: int, **more: Any) -> tor
 def seam_shows(images: torch.Tensor, marks: Sequence[Marked]) -> dict[str, list[float]]:
     """How well results (N, 3, H, W) are told from the pictures as they should be, by the gradient across the edge.
 
-    Once by that alone, once by how far it exceeds that of the picture beside; each an area under the curve with its
-    interval.
+    Once by that alone, once by how far it exceeds that of the picture beside, and once by the gradient one and two
+    pixels further in, where the blend is steepest; each an area under the curve with its interval.
     """
-    from feedback_loop.guidance.regions import seam
+    from feedback_loop.guidance.regions import grown, seam
+
+    def further_in(image: torch.Tensor, mask: torch.Tensor) -> float:
+        return float(np.mean([seam(image, grown(mask[None], -by)[0])[0] for by in (1, 2)]))
 
     made = np.array([seam(i, m.mask) for i, m in zip(images, marks, strict=True)])
     clean = np.array([seam(m.clean.movedim(-1, 0), m.mask) for m in marks])
     return {
         "across the edge": told_apart(made[:, 0], clean[:, 0]),
         "across less beside": told_apart(made[:, 0] - made[:, 1], clean[:, 0] - clean[:, 1]),
+        "further in": told_apart(
+            np.array([further_in(i, m.mask) for i, m in zip(images, marks, strict=True)]),
+            np.array([further_in(m.clean.movedim(-1, 0), m.mask) for m in marks]),
+        ),
     }
 
 

@@ -13,6 +13,7 @@ HEADS = {
         "bit-equal outside",
         "seam",
         "seam, less beside",
+        "in the blend",
     ),
     "references": ("liked", "plain", "with references", "rise", "the rest stays"),
     "rounds": ("", "pictures that are bit-equal outside", "rounds found again"),

@@ -137,7 +137,7 @@ def _later_refine_inputs() -> list[io.Input]:
         ),
         io.Float.Input(
             "feather",
-            default=4.0,
+            default=6.0,
             min=0.0,
             max=64.0,
             step=0.5,

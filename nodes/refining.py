@@ -60,7 +60,7 @@ class Plan:
     context: float = 0.5
     size: int = 0
     zoom: float = 1.0
-    feather: float = 4.0
+    feather: float = 6.0
     guidance: float = 0.0
     comment_is: str = INSTEAD
 
