@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from nodes import LoraLoaderModelOnly  # pyright: ignore[reportAttributeAccessIssue]  # ComfyUI's own
+from safetensors.torch import load_file
 from torch import Tensor
 
 from feedback_loop.feedback.records import Generation, Rating
@@ -264,6 +265,13 @@ def test_the_alarm_ends_the_run_and_hands_out_the_weights_of_before(kept: Feedba
     assert moved(output.args[0]) is (what == "warn")
 
 
+class FallsLater(Falls):
+    """Level for three epochs."""
+
+    def score(self, images: Tensor, prompts: Any, embed: Any) -> Tensor:
+        return super().score(images, prompts, embed).clamp_max(-3.0)
+
+
 @contextmanager
 def dying_before_the_file(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Runs end as by Ctrl+C when they come to their LoRA's file, with all steps done and saved."""
@@ -328,14 +336,21 @@ def test_a_run_that_the_alarm_ended_ends_again_when_it_goes_on(
     kept: FeedbackStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process dies between the alarm and the LoRA's file: run again, it takes no further step and hands out the
-    weights of before, as it would have."""
-    alarm = {"alarm": "stop", "second_reward": Falls(), "ratings": None}
+    weights of before, as it would have. Epochs 0 to 2 are level and each after lies lower, so that these are those with
+    which epoch 2 began, after two steps of one an epoch."""
+    alarm = {"alarm": "stop", "second_reward": FallsLater(), "ratings": None}
     with dying_before_the_file(monkeypatch):
-        run(tiny_models.sd15(), Rises(), epochs=8, updates=1, alarm=alarm)
+        run(tiny_models.sd15(), Rises(), epochs=9, updates=1, alarm=alarm)
+    steps = sorted((tmp_path / "runs" / "mine_00001").glob("step-*"))[-1]
     assert not list((tmp_path / "loras").iterdir())
-    output = run(tiny_models.sd15(), Rises(), epochs=8, updates=1, alarm=alarm)
+    output = run(tiny_models.sd15(), Rises(), epochs=9, updates=1, alarm=alarm)
     assert output.ui["lora"] == ("mine_00001.safetensors",) and "Over-optimisation" in output.args[3]
-    assert len(output.args[1]["loss"]) == 5 and not moved(output.args[0])
+    assert f"step-{len(output.args[1]['loss']):06}" == steps.name < "step-000008"
+    assert "The LoRA is that of the beginning of epoch 2." in output.args[3]
+    then = load_file(tmp_path / "runs" / "mine_00001" / "averages" / "epoch-00002.safetensors").values()
+    weights = [v for key, v in output.args[0].items() if key.endswith((".lora_up.weight", ".lora_down.weight"))]
+    assert len(weights) == len(then) and moved(output.args[0])
+    assert all(any(v.shape == t.shape and torch.equal(v.cpu(), t) for t in then) for v in weights)
 
 
 def test_a_run_that_patience_ended_ends_again_when_it_goes_on(
