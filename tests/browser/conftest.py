@@ -21,6 +21,9 @@ FLAGS = (
     "--disable-component-update --disable-sync"
 ).split()
 
+PATIENCE = 120_000
+"""Milliseconds that a page may take for anything: the machine may be busy with other work."""
+
 # The workflow of the last visit is opened after the application is there, and would replace one loaded before that.
 LOADED = "() => window.app?.graph && window.app?.extensionManager?.workflow?.activeWorkflow"
 
@@ -85,7 +88,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1600, "height": 1000})
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(PATIENCE)
     yield context.new_page()
     context.close()
 
@@ -101,7 +104,7 @@ def shared_comfy_page(browser: Browser, comfy_server: ComfyServer) -> Iterator[C
     """One page for all tests of a module, since loading ComfyUI takes longer than most of them."""
     comfy_server.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": False})
     context = browser.new_context(viewport={"width": 1600, "height": 1000})
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(PATIENCE)
     yield ComfyPage(context.new_page(), comfy_server).open()
     context.close()
 

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from feedback_loop.feedback.media import encode_png
+from feedback_loop.tests.browser.sidebar_page import Sidebar
 from feedback_loop.tests.comfy_host import error_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,27 +110,67 @@ def test_collecting_ratings_runs_from_the_button_and_shows_its_pictures(shared_c
     shared_comfy_page.page.wait_for_selector(f'.fl-card[data-image-id="{ids[-1]}"]', state="attached")
 
 
+def judged(prompt: dict[str, Any], judge: str, plain: list[Any], guided: list[Any]) -> dict[str, dict[str, Any]]:
+    """The prompt with two nodes more, "plain" and "guided", which score the pictures by what `judge` gives out."""
+    node = {"class_type": "FeedbackScoreImages", "_meta": {"title": "Score"}}
+    links = {"plain": plain, "guided": guided}
+    return prompt | {name: {**node, "inputs": {"images": link, "reward": [judge, 0]}} for name, link in links.items()}
+
+
 def test_a_taste_is_learned_and_guides(shared_comfy_page, rated) -> None:
-    prompt = api_prompt(shared_comfy_page, workflow("02"))
-    outputs = shared_comfy_page.server.run(prompt)
-    plain = outputs[node_of(prompt, "PreviewImage")]["images"]
-    guided = outputs[node_of(prompt, "FeedbackCapture")]["feedback_images"]
+    """Six pictures of the same noise without and with it: the guided ones are better on average, to the taste that was
+    learned and to whom it was learned from, who likes it bright."""
+    server, prompt = shared_comfy_page.server, api_prompt(shared_comfy_page, workflow("02"))
+    taste, capture = node_of(prompt, "FeedbackTrainReward"), node_of(prompt, "FeedbackCapture")
+    ends = [prompt[node]["inputs"]["images"] for node in (node_of(prompt, "PreviewImage"), capture)]
+    outputs = server.run(judged(prompt, taste, *ends))
+    ids = outputs[capture]["feedback_images"]
+    plain = [np.asarray(picture) for picture in shown(server, outputs[node_of(prompt, "PreviewImage")])]
+    guided = [pixels(server, image_id) for image_id in ids]
     assert (len(plain), len(guided)) == (6, 6)
+    assert not any(np.array_equal(one, other) for one, other in zip(plain, guided, strict=True))
+    assert np.mean(outputs["guided"]["scores"]) > np.mean(outputs["plain"]["scores"])
+    assert np.mean(guided) > np.mean(plain)
     assert outputs[node_of(prompt, "FeedbackDataset")]["images"], "no preview of the ratings"
-    saved = list((shared_comfy_page.server.base_directory / "models" / "feedback_rewards").glob("*.safetensors"))
-    assert saved
+    assert list((server.base_directory / "models" / "feedback_rewards").glob("my taste*.safetensors"))
 
 
-def test_the_watermark_penalty_changes_the_pictures(shared_comfy_page) -> None:
-    prompt = api_prompt(shared_comfy_page, workflow("03"))
-    outputs = shared_comfy_page.server.run(prompt)
-    pictures = {}
-    for title in ("Plain", "With the penalty"):
-        files = outputs[node_of(prompt, "PreviewImage", title)]["images"]
-        folder = shared_comfy_page.server.base_directory / "temp"
-        pictures[title] = np.stack([np.asarray(Image.open(folder / file["filename"])) for file in files])
-    assert pictures["Plain"].shape == pictures["With the penalty"].shape == (9, 64, 64, 3)
-    assert not np.array_equal(pictures["Plain"], pictures["With the penalty"])
+def test_guided_pictures_are_stored_with_how_they_were_made(shared_comfy_page, rated) -> None:
+    """What is needed to make them again: the settings of their own sampler, and the graph with the guidance in it."""
+    prompt = api_prompt(shared_comfy_page, workflow("02"))
+    ids = shared_comfy_page.server.run(prompt)[node_of(prompt, "FeedbackCapture")]["feedback_images"]
+    store = Sidebar(shared_comfy_page).store()
+    try:
+        found = [(store.image(image_id), store.graphs(image_id)[0]) for image_id in ids]
+    finally:
+        store.close()
+    guidance = node_of(prompt, "FeedbackRewardGuidance")
+    for index, (image, graph) in enumerate(found):
+        made = image.generation
+        assert (image.collection, made.prompt, made.negative) == ("my taste", "red star, bright background", "")
+        assert (made.seed, made.steps, made.cfg, made.sampler, made.batch_index) == ("7", 20, 2.0, "euler", index)
+        assert graph is not None and graph[guidance]["inputs"] == prompt[guidance]["inputs"]
+
+
+@pytest.mark.parametrize("judge", ["Watermark penalty", "A second detector, to audit"])
+def test_the_watermark_penalty_leaves_fewer_watermarks_to_either_detector(shared_comfy_page, judge: str) -> None:
+    """Nine pictures of the same noise: scored by the detector that steered, and by the auditor, which did not."""
+    server, prompt = shared_comfy_page.server, api_prompt(shared_comfy_page, workflow("03"))
+    views = [node_of(prompt, "PreviewImage", title) for title in ("Plain", "With the penalty")]
+    detector = node_of(prompt, "FeedbackWatermarkPenalty", judge)
+    outputs = server.run(judged(prompt, detector, *(prompt[view]["inputs"]["images"] for view in views)))
+    plain, guided = (np.stack([np.asarray(one) for one in shown(server, outputs[view])]) for view in views)
+    assert plain.shape == guided.shape == (9, 64, 64, 3)
+    assert (plain != guided).any(axis=(1, 2, 3)).all()
+    assert np.mean(outputs["guided"]["scores"]) > np.mean(outputs["plain"]["scores"])
+
+
+def shown(server: Any, output: dict[str, Any]) -> list[Image.Image]:
+    """What a preview node shows."""
+    return [
+        Image.open(server.base_directory / "temp" / file["subfolder"] / file["filename"]).convert("RGB")
+        for file in output["images"]
+    ]
 
 
 def test_a_lora_is_trained_saved_and_compared(shared_comfy_page, rated) -> None:
