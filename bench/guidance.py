@@ -1,14 +1,14 @@
 """Ways to steer by a reward, side by side on the demo model: what they reach, what they cost, what they spoil.
 
     python bench/guidance.py [--pictures 64] [--seeds 3] [--folder output/bench_guidance] [--only NAME ...]
-                             [--target watermark|taste]
+                             [--target watermark|taste] [--publish]
 
 Needs ComfyUI (COMFYUI_PATH). Every row is run on the same prompts and starting noise. `watermarked` and `taste` are the
 independent judge's and the scripted rater's true taste, which no method sees; `evaluations` are of the denoiser,
 relative to the plain run; `time` is relative to the plain run of the same seed: CPU seconds of one thread,
 which is the wall time of a machine with nothing else to do, and the same on a busy one. What is finished is kept in the
 folder and not run again; started twice, the two share the rows between them, so that two cores take half the time.
-Writes report.json, table.md, dominated.md and pareto.png there.
+Writes report.json, table.md, dominated.md and pareto.png there, and with --publish what docs/guidance_bench.md shows.
 """
 
 from __future__ import annotations
@@ -68,17 +68,21 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=all_on_cpu.ROOT / "output" / "bench_guidance")
     parser.add_argument("--only", nargs="*", choices=list(METHODS))
     parser.add_argument("--target", choices=TARGETS, help="steer by this reward only")
+    parser.add_argument("--publish", action="store_true", help="run nothing; write what is finished into the docs")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     asked.folder.mkdir(parents=True, exist_ok=True)
-    with torch.inference_mode():
-        measure_all(asked)
+    if not asked.publish:
+        with torch.inference_mode():
+            measure_all(asked)
     found = rows.finished(asked.folder / "rows", place)
     (asked.folder / "report.json").write_text(json.dumps(found, indent=1) + "\n")
     summary = guidance_report.medians(found)
     (asked.folder / "table.md").write_text(guidance_report.table(summary))
     (asked.folder / "dominated.md").write_text(guidance_report.verdict(summary))
     guidance_report.plot(summary, asked.folder / "pareto.png")
+    if asked.publish:
+        guidance_report.publish(found, all_on_cpu.ROOT / "docs")
     print(guidance_report.table(summary), guidance_report.verdict(summary), sep="\n")
 
 

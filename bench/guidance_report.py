@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,18 @@ def verdict(rows: dict[str, dict[str, list[float]]]) -> str:
     """What `dominated` found, in Markdown."""
     lines = [f"- {ours} is dominated by {other.split('|')[1]}" for ours, other in dominated(rows)]
     return "\n".join(lines or ["None of ours is dominated by a way that is not ours."]) + "\n"
+
+
+def publish(found: dict[str, dict[str, Any]], docs: Path) -> None:
+    """Writes the figures beside docs/guidance_bench.md, and table, verdict and plot of them into it."""
+    rows, page = medians(found), docs / "guidance_bench.md"
+    (docs / "guidance_bench.json").write_text(json.dumps(found, indent=1) + "\n")
+    text = page.read_text()
+    for name, part in (("table", table(rows)), ("verdict", verdict(rows))):
+        before, rest = text.split(f"<!-- {name} -->\n")
+        text = f"{before}<!-- {name} -->\n{part}<!-- /{name} -->{rest.split(f'<!-- /{name} -->')[1]}"
+    page.write_text(text)
+    plot(rows, docs / "images" / "guidance.png")
 
 
 PANEL, EDGE = (620, 420), 60

@@ -90,7 +90,8 @@ class Pull:
 
     def guide(self, denoised: Tensor, percent: float, transport: Transport | None, at_once: int) -> Guide:
         mask = None if self.mask is None else latent_mask(self.mask, denoised)
-        guide = Guide(lambda x: self.score(x, percent), self.strength, mask, self.reward.negligible, transport)
+        strength = self.strength * self.reward.reach
+        guide = Guide(lambda x: self.score(x, percent), strength, mask, self.reward.negligible, transport)
         return replace(guide, orthogonal=self.manner.orthogonal, at_once=at_once, on_step=self.sight.roomy)
 
     def patchers(self) -> list[ModelPatcher]:
@@ -209,8 +210,9 @@ class RewardGuidance:
         steered = _boosted(args, denoised, steered)
         deviation = process.posterior_variance(sigma).sqrt().to(steered.device)
         stride = rms(steered.float() - denoised.float()).flatten() / deviation.flatten().clamp(min=1e-12)
+        reach = max(1.0 if pull.manner.mode == EXACT else pull.reward.reach for pull in pulls)
         for pull in pulls:
-            pull.sight.end_step(percent, stride)
+            pull.sight.end_step(percent, stride / reach)
         return steered
 
     def memory_for(self, shape: Sequence[int]) -> float:

@@ -57,7 +57,7 @@ class Sight:
 
     def end_step(self, share: float, stride: Tensor) -> None:
         """share: of the run, 0 its beginning. stride: how long each picture's step was, (B,), in standard deviations of
-        x0 given x. Tells the pages."""
+        x0 given x, over the reward's reach. Tells the pages."""
         count = len(stride)
         reward, images = torch.cat(self._scores)[:count], torch.cat(self._images)[:count]
         room = torch.full((count,), torch.inf) if self._room is None else self._room

@@ -52,6 +52,9 @@ class Reward(ABC):
     differentiable: bool = True
     negligible: float = 1e-3
     """A change of this reward that is not worth steering for: where no larger one is in reach, guidance lets go."""
+    reach: float = 1.0
+    """How far guidance of strength 1 goes for this reward, as a share of its trust region. Less for one that is never
+    satisfied: it pulls at every step, and what the prompt asks for pays. More for one that lets go where it is."""
     encoders: tuple[Encoder, ...] = ()
     warning: str = ""
     """What whoever optimises this reward should be told first; empty when there is nothing to say."""

@@ -39,7 +39,8 @@ class MaskReward(Reward):
     def __init__(self, reward: Reward, box: tuple[float, float, float, float]) -> None:
         self.parts, self.box = (reward,), box
         self.name = f"{reward.name} in a region"
-        self.negligible, self.differentiable, self.warning = reward.negligible, reward.differentiable, reward.warning
+        self.negligible, self.reach = reward.negligible, reward.reach
+        self.differentiable, self.warning = reward.differentiable, reward.warning
         self.encoders: tuple[Encoder, ...] = reward.encoders
 
     def crop(self, images: Tensor) -> Tensor:

@@ -144,6 +144,8 @@ class WatermarkPenalty(Reward):
     kind = "watermark"
     # On a half-trained demo model, full steps also where no mark was seen cost 19 points of attributes, these 4.
     negligible = 0.5
+    # Of 384 other pictures 2.1 % kept a mark at reach 1, 1.3 % at 1.5, with no more attributes lost.
+    reach = 1.5
 
     def __init__(self, margin: float = 3.0, detector: Network | None = None, made: str = "shipped") -> None:
         """made: where the detector's weights are from: "shipped" and "auditor" come with the pack, "own" do not."""

@@ -74,6 +74,13 @@ def test_what_is_not_worth_steering_for_shrinks_with_the_scale() -> None:
     assert CombinedReward([RED], [2], scales=[Scale(0.0, 0.1)]).negligible == pytest.approx(0.02)
 
 
+def test_a_combination_reaches_as_far_as_the_part_of_least_reach_that_counts() -> None:
+    short = Channel(0)
+    short.reach = 0.6
+    assert CombinedReward([RED, short], [1, 1]).reach == 0.6
+    assert CombinedReward([RED, short], [1, 0]).reach == 1.0
+
+
 def test_a_combination_is_refused_for_settings_that_do_not_fit() -> None:
     with pytest.raises(RewardError, match="no combination 'maximum'; choose one of sum"):
         CombinedReward([RED], [1], "maximum")
@@ -150,9 +157,9 @@ def test_a_tiny_region_is_seen_with_eight_pixels_at_least_and_one_beyond_the_pic
 
 def test_a_reward_in_a_region_passes_on_what_is_known_of_it() -> None:
     plain = Channel(0, differentiable=False)
-    plain.warning, plain.negligible = "careful", 0.7
+    plain.warning, plain.negligible, plain.reach = "careful", 0.7, 0.6
     inside = MaskReward(plain, (0.0, 0.0, 1.0, 1.0))
-    assert (inside.differentiable, inside.warning, inside.negligible) == (False, "careful", 0.7)
+    assert (inside.differentiable, inside.warning, inside.negligible, inside.reach) == (False, "careful", 0.7, 0.6)
     assert inside.parts == (plain,)
 
 

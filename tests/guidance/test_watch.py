@@ -41,9 +41,9 @@ def test_a_reward_without_a_slope_in_four_of_five_steps_does_nothing(quiet_steps
     assert any("next to nothing" in problem for problem in watch.problems()) is said
 
 
-@pytest.mark.parametrize("stride, said", [(0.6, False), (1.2, True)])
+@pytest.mark.parametrize("stride, said", [(0.6, False), (0.75, True)])
 def test_steps_longer_than_the_models_doubt_are_too_long(stride, said):
-    """Strength 1 makes steps of .6 standard deviations of x0 given x, strength 2 of 1.2."""
+    """Strength 1 makes steps of .6 standard deviations of x0 given x, strength 1.25 of .75."""
     assert any("Lower the strength" in problem for problem in seen(pictures(), stride=stride).problems()) is said
 
 

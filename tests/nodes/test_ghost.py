@@ -6,34 +6,48 @@ completes it. So the figure that counts is the independent judge's, never the de
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
+
+import numpy as np
 import pytest
 import torch
 
 from feedback_loop.demo import judge as judging
-from feedback_loop.demo import measure
+from feedback_loop.demo import loop, measure, rater
 from feedback_loop.demo.sample import any_prompts
+from feedback_loop.feedback.records import Generation, RatedImage
+from feedback_loop.feedback.rewards.base import Reward
 from feedback_loop.feedback.rewards.watermark import WatermarkPenalty
-from feedback_loop.nodes import demo, sampling
+from feedback_loop.nodes import demo, learning, sampling
+from feedback_loop.nodes.encoder import encoder_from
 from feedback_loop.nodes.guidance import FeedbackRewardGuidance
+from feedback_loop.training.judgements import judgements
+from feedback_loop.training.taste import fit_taste
 
 PICTURES = 60
 STRENGTHS = (1.0, 1.5, 2.0, 4.0, 8.0)
+TASTE_STRENGTHS = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
+SAMPLED = (20, 2.0, "euler", "sgm_uniform", 64, 64)
 
 pytestmark = pytest.mark.long
 
 
-def drawn(strength: float, plain: torch.Tensor | None = None) -> tuple[measure.Row, list[str]]:
+def drawn(
+    strength: float,
+    plain: torch.Tensor | None = None,
+    reward: Reward | None = None,
+    prompts: list[measure.Prompt] | None = None,
+) -> tuple[measure.Row, list[str]]:
     """The same prompts and seeds at a strength, as the independent judge sees them, and what the node says of it."""
     with torch.inference_mode():
         model, clip, vae, _ = demo.load_demo_model()
-        prompts = any_prompts(PICTURES, seed=11)
+        prompts, reward = prompts or any_prompts(PICTURES, seed=11), reward or WatermarkPenalty()
         positives = [clip.encode_from_tokens_scheduled(clip.tokenize(prompt.text)) for prompt in prompts]
         negative = clip.encode_from_tokens_scheduled(clip.tokenize(""))
         normal = None if plain is None else plain.movedim(1, -1)
-        model = FeedbackRewardGuidance.execute(model, WatermarkPenalty(), vae, strength, plain=normal).args[0]
+        model = FeedbackRewardGuidance.execute(model, reward, vae, strength, plain=normal).args[0]
         seeds = [prompt.seed for prompt in prompts]
-        settings = (20, 2.0, "euler", "sgm_uniform", 64, 64, PICTURES)
-        images = sampling.rollout(model, positives, negative, vae, seeds, *settings).images
+        images = sampling.rollout(model, positives, negative, vae, seeds, *SAMPLED, PICTURES).images
     hooks = model.model_options.get("sampler_post_cfg_function", ())
     problems = [said for hook in hooks for said in hook.pulls[0].sight.watch.problems()]
     return measure.judged(images.clone(), prompts, judging.load()), problems
@@ -71,13 +85,41 @@ def test_the_pictures_stay_as_different_from_each_other(rows):
     assert guided >= 0.85 * plain
 
 
-def test_raising_the_strength_warns_before_a_tenth_of_the_attributes_is_lost(rows):
-    """In steps up to eight times the strength: at the first at which the independent judge finds ten points of the
-    prompted attributes gone, the node has warned already. At strength 1 it is silent."""
-    plain = measure.attribute_accuracy(rows[0])
+def learned_taste() -> Reward:
+    """From one star each of 200 plain pictures, by the scripted rater."""
+    with torch.inference_mode():
+        model, clip, vae, vision = demo.load_demo_model()
+        prompts, encoder = loop.prompts(200, seed=1), encoder_from(vision)
+        positives = [clip.encode_from_tokens_scheduled(clip.tokenize(prompt.text)) for prompt in prompts]
+        negative, seeds = clip.encode_from_tokens_scheduled(clip.tokenize("")), [prompt.seed for prompt in prompts]
+        images = sampling.rollout(model, positives, negative, vae, seeds, *SAMPLED, 20).images.clone()
+        utility = rater.utility(judging.look(judging.load(), images), [prompt.words for prompt in prompts])
+        features = learning.features(encoder, (images.movedim(1, -1) * 255).byte().numpy())
+    now, stars = datetime.now(timezone.utc), rater.stars(utility, np.random.default_rng(2026))
+    rated = [
+        RatedImage(str(i), str(i), p.text, (s - 1) / 4, float(s), (1.0, 5.0), "scripted", "overall", now, Generation())
+        for i, (p, s) in enumerate(zip(prompts, stars, strict=True))
+    ]
+    return fit_taste(judgements(rated, [], {str(i): vector for i, vector in enumerate(features)}), encoder)[0]
+
+
+def test_raising_the_strength_of_a_taste_warns_before_a_tenth_of_the_attributes_is_lost():
+    """Prompts that leave open what the taste is about, as the demo's."""
+    taste, prompts = learned_taste(), loop.prompts(PICTURES, seed=103)
+    warns_in_time(drawn(0.0, None, taste, prompts)[0], TASTE_STRENGTHS, taste, prompts)
+
+
+def test_raising_the_strength_of_the_penalty_warns_before_a_tenth_of_the_attributes_is_lost(rows):
+    warns_in_time(rows[0], STRENGTHS)
+
+
+def warns_in_time(plain_row, strengths, reward=None, prompts=None):
+    """In steps of the strength: at the first at which the independent judge finds ten points of the prompted attributes
+    gone, the node has warned already. At strength 1 it is silent."""
+    plain = measure.attribute_accuracy(plain_row)
     warned = []
-    for strength in STRENGTHS:
-        row, problems = drawn(strength, rows[0].images)
+    for strength in strengths:
+        row, problems = drawn(strength, plain_row.images, reward, prompts)
         warned.append(bool(problems))
         if measure.attribute_accuracy(row) <= plain - 0.1:
             assert any(warned[:-1]), f"at strength {strength}"

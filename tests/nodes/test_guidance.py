@@ -150,6 +150,19 @@ def test_a_step_in_inference_mode_is_finite_and_as_long_as_the_trust_region(dtyp
     assert torch.is_inference_mode_enabled()
 
 
+def test_a_reward_of_less_reach_goes_less_far_and_its_stride_is_told_as_that_of_any_other(inference_mode):
+    """Reach .5: half the step; the watch is told the stride of full reach, tau."""
+    reward = Brightness()
+    reward.reach = 0.5
+    model = guide(tiny_models.sd15(), reward)
+    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    step = call(model, x, torch.ones(2)) - x
+    expected = 0.5 * LATENT.tau * 0.5**0.5
+    assert step.square().mean(dim=(1, 2, 3)).sqrt().tolist() == pytest.approx([expected] * 2, rel=1e-2)
+    (look,) = hooks(model)[0].pulls[0].sight.watch.looks
+    assert look.stride.tolist() == pytest.approx([LATENT.tau] * 2, rel=1e-2)
+
+
 INTERRUPT = comfy.model_management.InterruptProcessingException
 
 
