@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 from pathlib import Path
 from types import ModuleType
@@ -65,3 +66,10 @@ def test_ours_is_dominated_by_what_reaches_more_and_is_in_nothing_worse(report: 
     found |= {"watermark|plain|1": row(8.0)}
     assert report.dominated(report.medians(found)) == []
     assert "None of ours" in report.verdict(report.medians(found))
+
+
+def test_the_page_of_the_docs_shows_the_figures_beside_it(report: ModuleType) -> None:
+    page = (ROOT / "docs" / "guidance_bench.md").read_text()
+    rows = report.medians(json.loads((ROOT / "docs" / "guidance_bench.json").read_text()))
+    assert f"<!-- table -->\n{report.table(rows)}<!-- /table -->" in page
+    assert f"<!-- verdict -->\n{report.verdict(rows)}<!-- /verdict -->" in page
