@@ -5,10 +5,10 @@
 Needs ComfyUI (COMFYUI_PATH). Every figure stands with its 95 % interval: Wilson's for shares of pictures, a mean over
 pictures for what is a share of each, paired for differences.
 
-words: for each of ten wishes, prompts that leave the wished property open, each picture from the same seed without and
-with the wish. `right`: a measured property (light, size) moved the right way, a named one is there; of
-watermarks, those pictures that had one plain. `kept`: of the other words of the prompt that were true plain, those that
-still are.
+words: for each of ten wishes, and two more for something to go away, prompts that leave the wished property open, each
+picture from the same seed without and with the wish. `right`: a measured property (light, size) moved the right way, a
+named one is there; of what is to go away, those pictures that had it plain. `kept`: of the other words of the prompt
+that were true plain, those that still are.
 
 regions: drawn pictures with a watermark in a corner, or with another object than the prompt says, marked by the box
 around it; one round of four candidates. `gone`: the judge sees no watermark, or the prompted shape and colour, in the
@@ -51,6 +51,7 @@ class Wish:
     comment: str
     attribute: str
     word: str
+    wanted: bool = True
 
 
 WISHES = (
@@ -63,7 +64,9 @@ WISHES = (
     Wish("red", "colour", "red"),
     Wish("make it blue", "colour", "blue"),
     Wish("on the left", "place", "left"),
-    Wish("no watermark", "watermark", "none"),
+    Wish("no watermark", "watermark", "watermark", wanted=False),
+    Wish("less busy background", "texture", "busy", wanted=False),
+    Wish("not red", "colour", "red", wanted=False),
 )
 REFERENCES = (("texture", "busy"), ("colour", "red"), ("light", "bright"), ("size", "large"))
 
@@ -92,8 +95,12 @@ def one_wish(demo: Demo, wish: Wish, count: int) -> dict[str, Any]:
 
 
 def moved_right(wish: Wish, plain: judging.Truth, after: judging.Truth) -> np.ndarray:
-    if wish.attribute == "watermark":
-        return ~after.marked()[plain.marked()]
+    if not wish.wanted:
+        had, has = (
+            one.marked() if wish.attribute == "watermark" else one.holds(wish.attribute, wish.word)
+            for one in (plain, after)
+        )
+        return ~has[had]
     measured = {"light": "light", "size": "radius"}.get(wish.attribute)
     if measured is None:
         return after.holds(wish.attribute, wish.word)
