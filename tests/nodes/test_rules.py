@@ -174,7 +174,7 @@ def test_a_boost_multiplies_reward_guidance_from_then_on(inference_mode):
 
 
 def test_a_boost_counts_in_what_is_said_of_the_length_of_steps(inference_mode, caplog):
-    """Strength 1 makes steps of .6 standard deviations of what is open, which is fine; three times that is 2.6 times the
+    """Strength 1 makes steps of .6 standard deviations of what is open, and is fine; three times that is 2.6 times the
     .7 that is safe."""
     model, vae = tiny_models.sd15(), tiny_models.vae()
     guided = FeedbackRewardGuidance.execute(model, Brightness(), vae, 1.0).args[0]
