@@ -46,8 +46,8 @@ LORA: dict[str, Any] = {
     "layers": "all",
 }
 GUIDANCE = {"start_percent": 0.0, "end_percent": 1.0, "decoder": "auto"}
-TASTE_STRENGTH = 1.0  # the gain is 1.3 standard deviations and costs 4 % of the attributes
-PENALTY_STRENGTH = 1.0  # at .8 a mark in fourteen stays, at 1 one in sixty
+TASTE_STRENGTH = 1.0
+PENALTY_STRENGTH = 1.0
 SAMPLING = {"steps": 20, "cfg": 2.0, "sampler_name": "euler", "scheduler": "sgm_uniform", "denoise": 1.0}
 TASTE_WORDS = {"size": 0.25, "place": 0.25, "count": 0.25, "texture": 0.25}  # how often prompts say these
 OTHER_WORDS = 0.85

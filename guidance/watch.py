@@ -27,7 +27,7 @@ BEYOND = 0.25
 LONG = 0.7
 """Steps of so many standard deviations of x0 given x, over the reward's reach, leave what the model holds to be likely;
 strength 1 makes steps of .6 at most. On the demo model a learned taste costs seven points of the prompted attributes at
-.6 and eleven at .8; a penalty, which lets go where it is satisfied, two points even at 1."""
+.6 and ten at .9; a penalty, which lets go where it is satisfied, two points even at 1."""
 
 WIDE = {"saturation": (-0.01, 0.75), "detail": (-3.0, -0.45)}
 """Without plain pictures: what next to no photograph or drawing reaches; see `statistics` for the units."""
