@@ -64,7 +64,13 @@ def brightness(model, vae, latents):
     return vae.decode(latents.clone()).mean(dim=(1, 2, 3))
 
 
-@pytest.mark.parametrize("sampler", comfy.samplers.KSampler.SAMPLERS)
+QUICK = ("euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_3m_sde", "uni_pc", "lcm", "ddim", "res_multistep")
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [s if s in QUICK else pytest.param(s, marks=pytest.mark.long) for s in comfy.samplers.KSampler.SAMPLERS],
+)
 def test_guidance_that_is_off_leaves_every_sampler_bit_equal(sampler, sd15_and_vae, inference_mode):
     """Three ways to be off: strength 0 (no hook at all), a mask of zeros (every step is made and multiplied by 0), and
     an interval that begins after the last step that is long enough to steer."""
