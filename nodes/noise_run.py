@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from ..guidance.noise import Look, NoiseSteps, optimised, zero_order
 from ..guidance.search import Best
 from .decoder import Decoder, check_pictures, decoder_of
 from .denoiser import WrongConnectionError, gradients, normal_reward, training_kernels
+from .fitting import Fitting
 from .jacobian import GRAPH_MEMORY, normal_conds
 from .network_parts import checkpointed
 from .policy import check_weights, twin_of
@@ -30,8 +30,6 @@ from .starts import started
 
 GRADIENT, ZERO_ORDER = "gradient", "zero-order"
 INSTEAD = f"Set `method` to {ZERO_ORDER}, which needs none."
-log = logging.getLogger(__name__)
-
 RADIUS = 0.2
 """How far zero-order looks go, as the sine of the angle: nearer ones drown in a reward's own roughness."""
 
@@ -99,7 +97,7 @@ class _Optimising:
         self.score = LatentScores(plan.reward, decoder)
         self.judge = None if plan.judge is None else LatentScores(plan.judge, decoder)
         self.normal, self.tried = normal_reward(plan.reward), False
-        self.most: int | None = None  # so many pictures' graphs fit into memory; None while all that were tried did
+        self.fitting = Fitting("Optimise noise")
         self.generator = torch.Generator().manual_seed(extra_args.get("seed") or 0)
 
     def release(self) -> None:
@@ -142,20 +140,10 @@ class _Optimising:
         as many from then on.
         """
         model = self.model.inner_model.inner_model
-        fitting = pictures_at_once(model, self.decoder, noise)
+        planned = pictures_at_once(model, self.decoder, noise)
         check_whole(model, noise.device, INSTEAD)
         self._check_slope(noise)
-        while True:
-            at_once = min(fitting, self.most or fitting)
-            try:
-                return self._slope(noise, at_once)
-            except comfy.model_management.OOM_EXCEPTION:
-                if at_once == 1:
-                    raise
-            # outside the except block, whose traceback keeps the graph alive
-            log.warning("Optimise noise: %d pictures at once do not fit into memory; going on with fewer.", at_once)
-            comfy.model_management.soft_empty_cache()
-            self.most = at_once // 2
+        return self.fitting.run(lambda at_once: self._slope(noise, at_once), lambda: planned)
 
     def _slope(self, noise: Tensor, at_once: int) -> tuple[Tensor, Tensor, Tensor]:
         with (

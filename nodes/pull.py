@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,12 +16,11 @@ from ..feedback.rewards.base import Reward
 from ..guidance.gradient import GuidanceError, Guide, Transport, TrustRegion, guided, orthogonal_part, rms, room, tilted
 from .decoder import Decoder, check_pictures
 from .denoiser import Shared, gradients, normal_reward, patchers_of, process_of_sampling, release_encoders
+from .fitting import Fitting
 from .jacobian import check_step, release_outputs, transport_of
 from .sight import Sight
 
 OPTIMISE, EXACT = "optimise", "exact"
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -135,14 +133,14 @@ def exact_step(denoised: Tensor, sigma: Tensor, pull: Pull, guide: Guide, proces
 
 @dataclass
 class Known:
-    """What a run has found out about itself. tried: the full gradient is the right one. most: so many pictures' graphs
-    fit into memory; None while all that were tried did."""
+    """What a run has found out about itself. tried: the full gradient is the right one. fitting: how many pictures'
+    graphs fit into memory."""
 
     tried: bool = False
-    most: int | None = None
+    fitting: Fitting = field(default_factory=lambda: Fitting("Reward guidance"))
 
     def forget(self) -> None:
-        self.tried, self.most = False, None
+        self.tried, self.fitting.most = False, None
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,17 +173,10 @@ class RewardGuidance:
         The decoder's graph is planned for, that of a reward's network is not known before it is made: where it does not
         fit either, half as many pictures go at once, for the rest of the run.
         """
-        while True:
-            at_once = min(pictures_at_once(denoised, pulls), self.known.most or len(denoised))
-            try:
-                return self._in_parts(args, denoised, sigma, pulls, process, at_once)
-            except comfy.model_management.OOM_EXCEPTION:
-                if at_once == 1:
-                    raise
-            # outside the except block, whose traceback keeps the graph alive
-            log.warning("Reward guidance: %d pictures at once do not fit into memory; going on with fewer.", at_once)
-            comfy.model_management.soft_empty_cache()
-            self.known.most = at_once // 2
+        return self.known.fitting.run(
+            lambda at_once: self._in_parts(args, denoised, sigma, pulls, process, at_once),
+            lambda: pictures_at_once(denoised, pulls),
+        )
 
     def _in_parts(
         self,
