@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
-from .lora_files import sync
+from .runs import save_whole
 
 NEWEST = 8
 """Epochs of which every one is there. One that is divisible by 2^k stays while it is among the last 8 * 2^k: of n
@@ -25,16 +24,8 @@ class Averages:
 
     def keep(self, number: int, values: Sequence[Tensor]) -> None:
         """Writes the average that stood at the beginning of an epoch whole or not at all, and tidies up."""
-        from safetensors.torch import save_file
-
-        path = self._path(number)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-        named = {f"{i:05}": value.detach().cpu().contiguous() for i, value in enumerate(values)}
-        save_file(named, temporary, metadata={"mark": self.mark})
-        sync(temporary)
-        temporary.replace(path)
-        sync(self.folder)
+        named = {f"{i:05}": value for i, value in enumerate(values)}
+        save_whole(self._path(number), named, {"mark": self.mark})
         for other in self.folder.glob("epoch-*.safetensors"):
             if not is_kept(_number(other), number):
                 other.unlink(missing_ok=True)

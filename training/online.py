@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,8 +12,8 @@ import torch
 from torch import Tensor
 
 from .loop import EndOfRun
-from .lora_files import sync
 from .objectives import Batch
+from .runs import save_whole
 
 Tensors = dict[str, Tensor]
 Build = Callable[["Epoch", Tensor], "Callable[[int], Batch] | None"]
@@ -39,17 +38,9 @@ class Epoch:
 
     def save(self, path: Path) -> None:
         """Writes the file whole or not at all."""
-        from safetensors.torch import save_file
-
         told = {"number": self.number, "prompts": list(self.prompts), "rewards": list(self.rewards)}
         told |= {"watched": {name: list(values) for name, values in self.watched.items()}, "mark": self.mark}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-        tensors = {name: value.detach().cpu().contiguous() for name, value in self.tensors.items()}
-        save_file(tensors, temporary, metadata={"epoch": json.dumps(told)})
-        sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)
+        save_whole(path, self.tensors, {"epoch": json.dumps(told)})
 
     @classmethod
     def load(cls, path: Path) -> Epoch:

@@ -134,6 +134,19 @@ def write_whole(path: Path, text: str) -> None:
     sync(path.parent)
 
 
+def save_whole(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
+    """A safetensors file in a folder that is made if need be; it holds all of the tensors, or what it held before."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    named = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    save_file(named, temporary, metadata=dict(about))
+    sync(temporary)
+    temporary.replace(path)
+    sync(path.parent)
+
+
 def digest(file: Path) -> str:
     """sha256:<hex> of a file's bytes."""
     found = hashlib.sha256()
