@@ -17,7 +17,6 @@ from typing import Any
 
 import comfy.model_management
 import comfy.utils
-import folder_paths
 import latent_preview
 import numpy as np
 import pytest
@@ -30,13 +29,14 @@ from feedback_loop.feedback.blind_tables import pair as pairs_of
 from feedback_loop.feedback.records import Comparison, Generation, Rating
 from feedback_loop.feedback.rewards.base import Reward
 from feedback_loop.feedback.store import FeedbackStore
-from feedback_loop.nodes import auto_train, auto_train_versions, prompt_lists, training, training_run
+from feedback_loop.nodes import auto_train, auto_train_versions, prompt_lists, training
 from feedback_loop.nodes.auto_train_versions import with_version
 from feedback_loop.nodes.demo import load_demo_model
 from feedback_loop.nodes.examples import encode_prompts
 from feedback_loop.nodes.people import pixels_of
 from feedback_loop.nodes.sampling import rollout
 from feedback_loop.tests.nodes import tiny_models
+from feedback_loop.tests.nodes.own_store import own_store
 from feedback_loop.training import versions
 from feedback_loop.training.lora_files import LoraFileError
 from feedback_loop.training.versions import Index
@@ -49,14 +49,8 @@ REWARD = {"decided_by": "a reward"}
 
 def opened(folder: Path, patch: pytest.MonkeyPatch) -> FeedbackStore:
     """A store in a folder of its own, where LoRAs, runs and versions lie too."""
-    kept = FeedbackStore(f"sqlite:///{folder / 'feedback.sqlite3'}", folder / "media")
-    for module in (auto_train, training, training_run, prompt_lists):
-        patch.setattr(module, "store", lambda: kept)
-    for module in (auto_train_versions, training_run):
-        patch.setattr(module, "data_directory", lambda: folder)
-    patch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(folder / "loras")], {".safetensors"}))
-    (folder / "loras").mkdir(exist_ok=True)
-    return kept
+    patch.setattr(auto_train_versions, "data_directory", lambda: folder)
+    return own_store(folder, patch, auto_train, training, prompt_lists)
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import folder_paths
 import numpy as np
 import pytest
 import torch
@@ -25,12 +24,13 @@ from feedback_loop.feedback.rewards.colour import brightness
 from feedback_loop.feedback.rewards.text import PreferenceReward, TextEncoder
 from feedback_loop.feedback.rewards.watermark import WatermarkPenalty
 from feedback_loop.feedback.store import FeedbackStore
-from feedback_loop.nodes import prompt_lists, reinforce, training_run
+from feedback_loop.nodes import prompt_lists, reinforce
 from feedback_loop.nodes.demo import load_demo_model
 from feedback_loop.nodes.encoder import encoder_from
 from feedback_loop.nodes.examples import encode_prompts
 from feedback_loop.nodes.sampling import rollout
 from feedback_loop.nodes.text_tower import joint_width, text_tower
+from feedback_loop.tests.nodes.own_store import own_store
 
 EPOCHS, UPDATES, A_PICTURE = 9, 4, {"width": 64, "height": 64}
 HOW = {"sampling_steps": 10, "cfg": 2.0, "sampler_name": "euler", "scheduler": "sgm_uniform"}
@@ -69,11 +69,7 @@ class Run(NamedTuple):
 
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FeedbackStore]:
-    opened = FeedbackStore(f"sqlite:///{tmp_path / 'feedback.sqlite3'}", tmp_path / "media")
-    for module in (training_run, reinforce, prompt_lists):
-        monkeypatch.setattr(module, "store", lambda: opened)
-    monkeypatch.setattr(training_run, "data_directory", lambda: tmp_path)
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(tmp_path / "loras")], {".safetensors"}))
+    opened = own_store(tmp_path, monkeypatch, reinforce, prompt_lists)
     yield opened
     opened.close()
 

@@ -32,6 +32,7 @@ from feedback_loop.nodes.reinforce_run import Online
 from feedback_loop.nodes.rollouts import How, how_to_sample, record_last, record_steps, roll, window_of
 from feedback_loop.nodes.sampling import sample
 from feedback_loop.tests.nodes import tiny_models
+from feedback_loop.tests.nodes.own_store import own_store
 from feedback_loop.training import lora_files
 from feedback_loop.training.online import Epoch
 from feedback_loop.training.policy_gradient import StepBatch, step_log_prob
@@ -64,13 +65,8 @@ class Constant(Reward):
 
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FeedbackStore]:
-    opened = FeedbackStore(f"sqlite:///{tmp_path / 'feedback.sqlite3'}", tmp_path / "media")
-    for module in (reinforce, training_run, prompt_lists):
-        monkeypatch.setattr(module, "store", lambda: opened)
-    monkeypatch.setattr(training_run, "data_directory", lambda: tmp_path)
+    opened = own_store(tmp_path, monkeypatch, reinforce, prompt_lists)
     monkeypatch.setattr(people, "SECONDS", 0.05)
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(tmp_path / "loras")], {".safetensors"}))
-    (tmp_path / "loras").mkdir()
     yield opened
     opened.close()
 

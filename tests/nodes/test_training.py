@@ -28,6 +28,7 @@ from feedback_loop.nodes import examples, training, training_inputs, training_ru
 from feedback_loop.nodes.denoiser import WrongConnectionError
 from feedback_loop.tests.comfy_host import ComfyServer, error_of
 from feedback_loop.tests.nodes import tiny_models
+from feedback_loop.tests.nodes.own_store import own_store
 from feedback_loop.training import runs
 from feedback_loop.training.adapters import MovingAverage
 from feedback_loop.training.loop import DivergedError, Plan
@@ -53,12 +54,7 @@ class Brightness(Reward):
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FeedbackStore]:
     """A store of its own for each test, and LoRAs and runs of its own folders."""
-    opened = FeedbackStore(f"sqlite:///{tmp_path / 'feedback.sqlite3'}", tmp_path / "media")
-    monkeypatch.setattr(training, "store", lambda: opened)
-    monkeypatch.setattr(training_run, "store", lambda: opened)
-    monkeypatch.setattr(training_run, "data_directory", lambda: tmp_path)
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(tmp_path / "loras")], {".safetensors"}))
-    (tmp_path / "loras").mkdir()
+    opened = own_store(tmp_path, monkeypatch, training)
     yield opened
     opened.close()
 

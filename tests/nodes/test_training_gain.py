@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import folder_paths
 import numpy as np
 import pytest
 import torch
@@ -19,10 +18,11 @@ from feedback_loop.feedback.evaluation import paired_difference
 from feedback_loop.feedback.records import Generation, Rating
 from feedback_loop.feedback.rewards.colour import ColourReward
 from feedback_loop.feedback.store import FeedbackStore
-from feedback_loop.nodes import prompt_lists, reinforce, training, training_inputs, training_run
+from feedback_loop.nodes import prompt_lists, reinforce, training, training_inputs
 from feedback_loop.nodes.demo import load_demo_model
 from feedback_loop.nodes.examples import encode_prompts
 from feedback_loop.nodes.sampling import rollout
+from feedback_loop.tests.nodes.own_store import own_store
 
 PROMPTS = ("red star", "blue square", "two green circles", "yellow triangle", "purple circle", "three red squares")
 EACH = 20
@@ -33,11 +33,7 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FeedbackStore]:
-    opened = FeedbackStore(f"sqlite:///{tmp_path / 'feedback.sqlite3'}", tmp_path / "media")
-    for module in (training, training_run, reinforce, prompt_lists):
-        monkeypatch.setattr(module, "store", lambda: opened)
-    monkeypatch.setattr(training_run, "data_directory", lambda: tmp_path)
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(tmp_path / "loras")], {".safetensors"}))
+    opened = own_store(tmp_path, monkeypatch, training, reinforce, prompt_lists)
     yield opened
     opened.close()
 
