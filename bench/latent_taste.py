@@ -22,7 +22,6 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,6 @@ from torch import Tensor, nn
 from feedback_loop.demo import judge as judging
 from feedback_loop.demo import loop, rater
 from feedback_loop.diffusion.process import per_sample
-from feedback_loop.feedback.records import Generation, RatedImage
 from feedback_loop.feedback.rewards.taste import TasteReward
 from feedback_loop.guidance.gradient import gradient
 from feedback_loop.nodes import demo, sampling
@@ -43,8 +41,6 @@ from feedback_loop.nodes.decoder import decoder_of
 from feedback_loop.nodes.denoiser import gradients, process_of
 from feedback_loop.nodes.encoder import encoder_from, pooled
 from feedback_loop.nodes.policy import twin_of
-from feedback_loop.training.judgements import judgements
-from feedback_loop.training.taste import fit_taste
 
 SIGMAS = (0.1, 0.5, 2.0)
 
@@ -127,14 +123,8 @@ def features(encoder: Any, latents: Tensor) -> Tensor:
 
 
 def fitted(encoder: Any, vectors: Tensor, utility: np.ndarray, seed: int) -> TasteReward:
-    stars, now = rater.stars(utility, np.random.default_rng(seed)), datetime.now(timezone.utc)
-    rated = [
-        RatedImage(str(i), str(i), "", (s - 1) / 4, float(s), (1.0, 5.0), "scripted", "overall", now, Generation())
-        for i, s in enumerate(stars)
-    ]
-    known = {str(i): vector.numpy() for i, vector in enumerate(vectors)}
-    with torch.inference_mode(False):
-        return fit_taste(judgements(rated, [], known), encoder, None, 1.0, lambda done: None)[0]
+    stars = rater.stars(utility, np.random.default_rng(seed))
+    return rater.taste_from(encoder, [""] * len(stars), stars, vectors.numpy())
 
 
 def pairs_right(found: Tensor, utility: np.ndarray) -> float:

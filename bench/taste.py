@@ -14,7 +14,6 @@ import argparse
 import json
 import math
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,9 @@ from guidance_ways import BATCH, SIZE, Bench, sampled
 
 from feedback_loop.demo import judge as judging
 from feedback_loop.demo import loop, measure, rater
-from feedback_loop.feedback.records import Generation, RatedImage
 from feedback_loop.feedback.rewards.base import Encoder, Reward
 from feedback_loop.nodes import demo, learning, sampling
 from feedback_loop.nodes.encoder import encoder_from
-from feedback_loop.training.judgements import judgements
-from feedback_loop.training.taste import fit_taste
 
 
 @dataclass(frozen=True)
@@ -58,14 +54,8 @@ def made(bench: Bench, encoder: Encoder, prompts: list[measure.Prompt], per_prom
 
 def fitted(encoder: Encoder, pictures: Pictures, seed: int) -> Reward:
     """The taste that is learned from one star rating of each picture."""
-    now, stars = datetime.now(timezone.utc), rater.stars(pictures.utility, np.random.default_rng(seed))
-    rated = [
-        RatedImage(str(i), str(i), text, (s - 1) / 4, float(s), (1.0, 5.0), "scripted", "overall", now, Generation())
-        for i, (text, s) in enumerate(zip(pictures.texts, stars, strict=True))
-    ]
-    vectors = {str(i): vector for i, vector in enumerate(pictures.features)}
-    with torch.inference_mode(False):
-        return fit_taste(judgements(rated, [], vectors), encoder)[0]
+    stars = rater.stars(pictures.utility, np.random.default_rng(seed))
+    return rater.taste_from(encoder, pictures.texts, stars, pictures.features)
 
 
 def ranked(taste: Reward, fresh: Pictures) -> float:

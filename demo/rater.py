@@ -8,11 +8,20 @@ it becomes stars or a choice: repeated pairs come out the same about 75 times in
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from feedback_loop.feedback.records import Generation, RatedImage
+
 from . import world
 from .judge import Truth
+
+if TYPE_CHECKING:
+    from feedback_loop.feedback.rewards.base import Encoder
+    from feedback_loop.feedback.rewards.taste import TasteReward
 
 # Share of the variance of each part over scenes of the drawn world, where the prompt leaves all of it open.
 SHARES = {"size": 0.45, "texture": 0.20, "count": 0.10, "place": 0.10, "watermark": 0.15}
@@ -47,6 +56,22 @@ def utility(truth: Truth, words: list[dict[str, str]], without: tuple[str, ...] 
 def stars(u: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """(B,) 1..5."""
     return 1 + np.searchsorted(CUTS, u + NOISE * rng.standard_normal(len(u)))
+
+
+def taste_from(encoder: Encoder, texts: Sequence[str], given: np.ndarray, vectors: np.ndarray) -> TasteReward:
+    """The taste that is learned from one star rating of each picture. vectors: (N, F), the encoder's features."""
+    import torch
+
+    from feedback_loop.training.judgements import judgements
+    from feedback_loop.training.taste import fit_taste
+
+    now = datetime.now(timezone.utc)
+    rated = [
+        RatedImage(str(i), str(i), text, (s - 1) / 4, float(s), (1.0, 5.0), "scripted", "overall", now, Generation())
+        for i, (text, s) in enumerate(zip(texts, given, strict=True))
+    ]
+    with torch.inference_mode(False):
+        return fit_taste(judgements(rated, [], {str(i): v for i, v in enumerate(vectors)}), encoder)[0]
 
 
 def prefers_left(u_left: np.ndarray, u_right: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -6,7 +6,7 @@ completes it. So the figure that counts is the independent judge's, never the de
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,14 +15,12 @@ import torch
 from feedback_loop.demo import judge as judging
 from feedback_loop.demo import loop, measure, rater
 from feedback_loop.demo.sample import any_prompts
-from feedback_loop.feedback.records import Generation, RatedImage
 from feedback_loop.feedback.rewards.base import Reward
 from feedback_loop.feedback.rewards.watermark import WatermarkPenalty
 from feedback_loop.nodes import demo, learning, sampling
 from feedback_loop.nodes.encoder import encoder_from
+from feedback_loop.nodes.examples import encode_prompts
 from feedback_loop.nodes.guidance import FeedbackRewardGuidance
-from feedback_loop.training.judgements import judgements
-from feedback_loop.training.taste import fit_taste
 
 PICTURES = 60
 STRENGTHS = (1.0, 1.5, 2.0, 4.0, 8.0)
@@ -30,6 +28,13 @@ TASTE_STRENGTHS = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
 SAMPLED = (20, 2.0, "euler", "sgm_uniform", 64, 64)
 
 pytestmark = pytest.mark.long
+
+
+def pictures(model: Any, clip: Any, vae: Any, prompts: list[measure.Prompt], at_once: int) -> torch.Tensor:
+    """(N, 3, 64, 64), one of each prompt from its own seed."""
+    conds, seeds = encode_prompts(clip, [prompt.text for prompt in prompts]), [prompt.seed for prompt in prompts]
+    positives = [conds[prompt.text] for prompt in prompts]
+    return sampling.rollout(model, positives, conds[""], vae, seeds, *SAMPLED, at_once).images.clone()
 
 
 def drawn(
@@ -42,15 +47,12 @@ def drawn(
     with torch.inference_mode():
         model, clip, vae, _ = demo.load_demo_model()
         prompts, reward = prompts or any_prompts(PICTURES, seed=11), reward or WatermarkPenalty()
-        positives = [clip.encode_from_tokens_scheduled(clip.tokenize(prompt.text)) for prompt in prompts]
-        negative = clip.encode_from_tokens_scheduled(clip.tokenize(""))
         normal = None if plain is None else plain.movedim(1, -1)
         model = FeedbackRewardGuidance.execute(model, reward, vae, strength, plain=normal).args[0]
-        seeds = [prompt.seed for prompt in prompts]
-        images = sampling.rollout(model, positives, negative, vae, seeds, *SAMPLED, PICTURES).images
+        images = pictures(model, clip, vae, prompts, PICTURES)
     hooks = model.model_options.get("sampler_post_cfg_function", ())
     problems = [said for hook in hooks for said in hook.pulls[0].sight.watch.problems()]
-    return measure.judged(images.clone(), prompts, judging.load()), problems
+    return measure.judged(images, prompts, judging.load()), problems
 
 
 @pytest.fixture(scope="module")
@@ -90,17 +92,11 @@ def learned_taste() -> Reward:
     with torch.inference_mode():
         model, clip, vae, vision = demo.load_demo_model()
         prompts, encoder = loop.prompts(200, seed=1), encoder_from(vision)
-        positives = [clip.encode_from_tokens_scheduled(clip.tokenize(prompt.text)) for prompt in prompts]
-        negative, seeds = clip.encode_from_tokens_scheduled(clip.tokenize("")), [prompt.seed for prompt in prompts]
-        images = sampling.rollout(model, positives, negative, vae, seeds, *SAMPLED, 20).images.clone()
+        images = pictures(model, clip, vae, prompts, 20)
         utility = rater.utility(judging.look(judging.load(), images), [prompt.words for prompt in prompts])
         features = learning.features(encoder, (images.movedim(1, -1) * 255).byte().numpy())
-    now, stars = datetime.now(timezone.utc), rater.stars(utility, np.random.default_rng(2026))
-    rated = [
-        RatedImage(str(i), str(i), p.text, (s - 1) / 4, float(s), (1.0, 5.0), "scripted", "overall", now, Generation())
-        for i, (p, s) in enumerate(zip(prompts, stars, strict=True))
-    ]
-    return fit_taste(judgements(rated, [], {str(i): vector for i, vector in enumerate(features)}), encoder)[0]
+    stars = rater.stars(utility, np.random.default_rng(2026))
+    return rater.taste_from(encoder, [prompt.text for prompt in prompts], stars, np.stack(features))
 
 
 def test_raising_the_strength_of_a_taste_warns_before_a_tenth_of_the_attributes_is_lost():
