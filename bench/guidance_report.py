@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from feedback_loop.demo.marked import filled
+
 PLAIN = "watermark|plain"
 """The row that times are relative to, of the same seed."""
 
@@ -85,11 +87,7 @@ def publish(found: dict[str, dict[str, Any]], docs: Path) -> None:
     """Writes the figures beside docs/guidance_bench.md, and table, verdict and plot of them into it."""
     rows, page = medians(found), docs / "guidance_bench.md"
     (docs / "guidance_bench.json").write_text(json.dumps(found, indent=1) + "\n")
-    text = page.read_text()
-    for name, part in (("table", table(rows)), ("verdict", verdict(rows))):
-        before, rest = text.split(f"<!-- {name} -->\n")
-        text = f"{before}<!-- {name} -->\n{part}<!-- /{name} -->{rest.split(f'<!-- /{name} -->')[1]}"
-    page.write_text(text)
+    page.write_text(filled(filled(page.read_text(), "table", table(rows)), "verdict", verdict(rows)))
     plot(rows, docs / "images" / "guidance.png")
 
 

@@ -6,7 +6,6 @@ python demo/sample.py [pictures]     # writes the table and the grid that demo/R
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ if not __package__:
     import pack  # noqa: F401
 
 from feedback_loop.demo import judge as judging  # noqa: E402
-from feedback_loop.demo import measure, models, report, world
+from feedback_loop.demo import marked, measure, models, report, world
 
 HERE = Path(__file__).parent
 
@@ -88,8 +87,7 @@ def main() -> None:
     readme = HERE / "README.md"
     text = readme.read_text(encoding="utf-8") if readme.exists() else "<!-- quality -->\n<!-- /quality -->\n"
     said = f"{count} pictures each, `python demo/sample.py {count}`:\n\n{markdown(tables)}"
-    block = f"<!-- quality -->\n{said}\n<!-- /quality -->"
-    readme.write_text(re.sub(r"<!-- quality -->.*?<!-- /quality -->", block, text, flags=re.S), encoding="utf-8")
+    readme.write_text(marked.filled(text, "quality", said + "\n"), encoding="utf-8")
     print(json.dumps(tables | {"judge": {k: round(float(v), 4) for k, v in tables_judge.items()}}, indent=1))
 
 

@@ -22,6 +22,7 @@ import torch
 if not __package__:
     import pack  # noqa: F401
 
+from feedback_loop.demo import watermark_help  # noqa: E402
 from feedback_loop.demo.watermark_measures import AUDIT_REPORT, REPORT, measure, measure_audit  # noqa: E402
 from feedback_loop.demo.watermark_pictures import ROOT, TRAIN_PHOTOS, audit_pools, photographs, pools  # noqa: E402
 from feedback_loop.feedback.rewards.watermark import (  # noqa: E402
@@ -83,6 +84,7 @@ def main() -> None:
         photos = len(photographs(TRAIN_PHOTOS))
         report = {"seconds": round(time.time() - start), "steps": recipe.steps, "photographs": photos}
     measure(load_detector(), report)
+    watermark_help.renew()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
-"""How far the watermark detector can be trusted, as its help page says it: `python tests/watermark_help.py` writes that
-paragraph of web/docs/FeedbackWatermarkPenalty.md anew from docs/watermark.json, as after a training of the detector."""
+"""How far the watermark detector can be trusted, as its help page says it.
+
+demo/train_watermark.py writes that paragraph of web/docs/FeedbackWatermarkPenalty.md anew, from docs/watermark.json.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,11 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
+from feedback_loop.demo.marked import filled
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "web" / "docs" / "FeedbackWatermarkPenalty.md"
 REPORT = ROOT / "docs" / "watermark.json"
-BEGIN, END = "<!-- from docs/watermark.json -->\n", "<!-- until here -->\n"
 
 Row = dict[str, Any]
 
@@ -45,15 +48,11 @@ def ends(values: Iterable[int]) -> tuple[int, int]:
     return min(known), max(known)
 
 
+def renew() -> None:
+    """Writes the paragraph into the page."""
+    rows = json.loads(REPORT.read_text("utf-8"))["rows"]
+    PAGE.write_text(renewed(PAGE.read_text("utf-8"), rows), "utf-8")
+
+
 def renewed(page: str, rows: list[Row]) -> str:
-    before, rest = page.split(BEGIN)
-    return before + BEGIN + paragraph(rows) + END + rest.split(END)[1]
-
-
-def main() -> None:
-    page = renewed(PAGE.read_text("utf-8"), json.loads(REPORT.read_text("utf-8"))["rows"])
-    PAGE.write_text(page, "utf-8")
-
-
-if __name__ == "__main__":
-    main()
+    return filled(page, "measured", paragraph(rows))

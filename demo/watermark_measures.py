@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from feedback_loop.demo import world
+from feedback_loop.demo.watermark_help import REPORT
 from feedback_loop.demo.watermark_pictures import ROOT, TEST_PHOTOS, clean_pictures, fonts, photographs
 from feedback_loop.feedback.rewards.watermark import AUDITOR_WEIGHTS, WEIGHTS, Network, load_auditor, log_odds
 from feedback_loop.training import audit, overlays, watermark
 
-REPORT = ROOT / "docs" / "watermark.json"
 TABLE = ROOT / "docs" / "watermark.md"
 AUDIT_REPORT = ROOT / "docs" / "watermark_audit.json"
 AUDIT_TABLE = ROOT / "docs" / "watermark_audit.md"
@@ -102,8 +102,9 @@ AUDIT_INTRODUCTION = """# The second watermark detector
 For audits only: a network of {parameters:,} parameters ({kilobytes} kB) of another architecture, trained by
 `python demo/train_watermark.py --audit` from another seed on other pictures; that command wrote this page and
 `watermark_audit.json`. Nothing guides by it unless it is chosen as `auditor` in `FeedbackWatermarkPenalty`, so it can
-say whether a run removed marks or only fooled [the first detector](watermark.md). Strips, nets and corner logos were
-held out of its training; the first detector was trained on those, and not on three families that this one knows.
+say whether a run removed marks or only fooled [the first detector](watermark.md). Strips, plates, nets and corner
+logos were held out of its training; the first detector was trained on those, and not on three families that this one
+knows.
 
 Columns as in the first detector's table; {tested} pictures a family, by size.
 

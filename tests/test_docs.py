@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from feedback_loop import start
-from feedback_loop.tests import watermark_help
+from feedback_loop.demo import watermark_help
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -85,7 +85,7 @@ def test_the_published_archive_leaves_out_what_the_registry_forbids() -> None:
 
 
 def test_the_help_of_the_watermark_penalty_says_what_was_measured_last() -> None:
-    """`python tests/watermark_help.py` writes it."""
+    """`python demo/train_watermark.py` writes it, also with --measure alone."""
     page, rows = watermark_help.PAGE.read_text("utf-8"), json.loads(watermark_help.REPORT.read_text("utf-8"))["rows"]
     assert page == watermark_help.renewed(page, rows)
 
