@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -75,8 +74,7 @@ def main() -> None:
     if not asked.publish:
         with torch.inference_mode():
             measure_all(asked)
-    found = rows.finished(asked.folder / "rows", place)
-    (asked.folder / "report.json").write_text(json.dumps(found, indent=1) + "\n")
+    found = rows.finished(asked.folder, place)
     summary = guidance_report.medians(found)
     (asked.folder / "table.md").write_text(guidance_report.table(summary))
     (asked.folder / "dominated.md").write_text(guidance_report.verdict(summary))
@@ -96,14 +94,16 @@ def measure_all(asked: argparse.Namespace) -> None:
     """Runs what is missing in the folder. A row that another process has begun is left to it."""
     model, clip, vae, vision = demo.load_demo_model()
     bench = Bench(model, clip, vae, vision, judging.load(), {"watermark": WatermarkPenalty()}, [])
-    bench.rewards["taste"] = fitted_taste(bench)
+    targets = [asked.target] if asked.target else TARGETS
+    if "taste" in targets:
+        bench.rewards["taste"] = fitted_taste(bench)
     for seed in range(asked.seeds):
         bench.prompts = loop.prompts(asked.pictures, seed=100 + seed)
         for name in asked.only or METHODS:
-            for target in [asked.target] if asked.target else TARGETS:
+            for target in targets:
                 key = f"{target}|{name}|{seed}"
                 if not (target == "taste" and name.startswith("negative")):
-                    rows.measure(asked.folder / "rows", key, functools.partial(run, bench, name, target))
+                    rows.measure(asked.folder, key, functools.partial(run, bench, name, target))
 
 
 if __name__ == "__main__":

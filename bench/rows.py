@@ -14,18 +14,23 @@ Row = dict[str, Any]
 
 
 def measure(folder: Path, key: str, run: Callable[[], Row]) -> None:
-    """Runs, keeps and prints the row `key`, unless it is done or another process is at it.
+    """Runs, keeps in folder/rows and prints the row `key`, unless it is done or another process is at it.
 
     A row with the entry "failed" is not kept, so that it is tried again.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{re.sub(r'[^a-z0-9.]+', '_', key.lower())}.json"
+    (folder / "rows").mkdir(parents=True, exist_ok=True)
+    file = folder / "rows" / f"{slug(key)}.json"
     with _begun(file) as mine:
         if mine:
             row = run()
             print(key, {k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
             if "failed" not in row:
                 file.write_text(json.dumps({"row": key, **row}) + "\n")
+
+
+def slug(key: str) -> str:
+    """The key as a name of a file."""
+    return re.sub(r"[^a-z0-9.]+", "_", key.lower())
 
 
 @contextmanager
@@ -41,9 +46,11 @@ def _begun(file: Path) -> Iterator[bool]:
 
 
 def finished(folder: Path, place: Callable[[str], Any]) -> dict[str, Row]:
-    """All rows that are done, by key, in the order of `place(key)`."""
+    """All rows that are done, by key, in the order of `place(key)`; gathered in folder/report.json."""
     rows = {}
-    for file in folder.glob("*.json"):
+    for file in folder.glob("rows/*.json"):
         row = json.loads(file.read_text())
         rows[row.pop("row")] = row
-    return {key: rows[key] for key in sorted(rows, key=place)}
+    rows = {key: rows[key] for key in sorted(rows, key=place)}
+    (folder / "report.json").write_text(json.dumps(rows, indent=1) + "\n")
+    return rows

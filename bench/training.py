@@ -12,8 +12,7 @@ in its file:
 
 Rates are by CPU time too, since other work on the machine stretches the wall's: of one thread, it is the wall time of a
 quiet machine. What is finished is kept in the folder and not run again; started twice, the two share what there is to
-do. Seed 0 comes first, in every part. Writes
-report.json, table.md and curve.png there.
+do. Seed 0 comes first, in every part. Writes report.json, table.md and curve.png there.
 """
 
 from __future__ import annotations
@@ -52,9 +51,8 @@ def cells(part: str, seed: int, asked: argparse.Namespace) -> Iterator[tuple[str
             for batch in BATCHES:
                 yield f"speed|{trainer}|{batch}|{seed}", ["training_speed.py", trainer, "--batch", str(batch), *common]
     elif part == "online":
-        python = asked.folder / "ddpo" / "bin" / "python"
+        own = ["--epochs", str(asked.epochs), "--ddpo", str(asked.folder / "ddpo" / "bin" / "python"), *common]
         for trainer in ONLINE:
-            own = ["--epochs", str(asked.epochs), "--ddpo", str(python), *common]
             yield f"online|{trainer}|{seed}", ["training_online.py", trainer, *own]
     else:
         for way, count in [(way, count) for ways in CURVE for count in RATINGS for way in ways]:
@@ -106,9 +104,8 @@ def main() -> None:
             if part == "online":
                 ddpo_environment(asked.folder)
             for key, command in cells(part, seed, asked):
-                rows.measure(asked.folder / "rows", key, functools.partial(run, command, asked.folder / "cells.log"))
-    found = rows.finished(asked.folder / "rows", place)
-    (asked.folder / "report.json").write_text(json.dumps(found, indent=1) + "\n")
+                rows.measure(asked.folder, key, functools.partial(run, command, asked.folder / "cells.log"))
+    found = rows.finished(asked.folder, place)
     (asked.folder / "table.md").write_text(training_report.tables(found))
     training_report.plot(found, asked.folder / "curve.png")
     print(training_report.tables(found))

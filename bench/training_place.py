@@ -19,6 +19,7 @@ import all_on_cpu  # noqa: F401  (before ComfyUI)
 import comfy.utils
 import folder_paths
 import numpy as np
+import rows
 import torch
 from torch import Tensor
 
@@ -49,7 +50,7 @@ def settle(folder: Path) -> FeedbackStore:
 
 def own(folder: Path, *cell: object) -> Path:
     """A cell's own folder: others may be running beside it."""
-    return folder / re.sub(r"[^a-z0-9.]+", "-", "-".join(map(str, cell)).lower())
+    return folder / rows.slug("|".join(map(str, cell)))
 
 
 def once(file: Path, make: Callable[[], Tensor]) -> Tensor:

@@ -67,7 +67,9 @@ class CombinedReward(Reward):
         slopes = [abs(w) / scale.std for w, scale in zip(self.weights, self.scales, strict=True)]
         used = [slope * part.negligible for part, slope in zip(self.parts, slopes, strict=True) if slope]
         self.negligible = min(used, default=Reward.negligible)
-        self.reach = min((part.reach for part, slope in zip(self.parts, slopes, strict=True) if slope), default=1.0)
+        self.reach = min(
+            (part.reach for part, slope in zip(self.parts, slopes, strict=True) if slope), default=Reward.reach
+        )
         self.differentiable = all(part.differentiable for part in self.parts)
         self.warning = "\n".join(dict.fromkeys(part.warning for part in parts if part.warning))
         by_id = {encoder.id: encoder for part in self.parts for encoder in part.encoders}
