@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import uuid
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,7 +11,7 @@ from feedback_loop.tests.comfy_host import JSON, ComfyServer
 API = "/feedback_loop/v1"
 
 
-NO_ID = str(uuid.uuid4())
+NO_ID = "00000000-0000-4000-8000-000000000000"
 
 
 STARS = {"min": 1, "max": 5}
