@@ -91,43 +91,83 @@ def publish(found: dict[str, dict[str, Any]], docs: Path) -> None:
     plot(rows, docs / "images" / "guidance.png")
 
 
-PANEL, EDGE = (620, 420), 60
+PANEL, EDGE, LINE = (620, 420), 60, 16
 FIGURES = (("watermark", "watermarked"), ("taste", "taste"))
+COLUMNS = 3
+OURS = "#2f6fde"
+Point = tuple[float, float]
 
 
 def plot(rows: dict[str, dict[str, list[float]]], path: Path) -> None:
-    """What is reached against denoiser evaluations and against time; ours are filled."""
+    """What is reached against denoiser evaluations and against time. Ours are filled; the line joins the ways that no
+    other one beats in both; ways are numbered, and named below."""
     from PIL import Image, ImageDraw
 
-    image = Image.new("RGB", (2 * PANEL[0], 2 * PANEL[1]), "white")
+    numbers = {way: i + 1 for i, way in enumerate(dict.fromkeys(name.split("|")[1] for name in rows))}
+    below = -(-len(numbers) // COLUMNS) * LINE + 20
+    image = Image.new("RGB", (2 * PANEL[0], 2 * PANEL[1] + below), "white")
     draw = ImageDraw.Draw(image)
     for down, (target, aim) in enumerate(FIGURES):
         for across, cost in enumerate(("evaluations", "time")):
             own = {n.split("|")[1]: (v[cost][0], v[aim][0]) for n, v in rows.items() if n.startswith(target)}
             points = {name: point for name, point in own.items() if not math.isnan(point[0])}
-            title = f"{aim}, steered by {target}, against {cost}"
-            _panel(draw, across * PANEL[0], down * PANEL[1], points, title)
+            title = f"{aim}, steered by {target}, against {cost} (plain is 1)"
+            corner = (across * PANEL[0], down * PANEL[1])
+            if points:
+                _panel(draw, corner, points, title, numbers, BETTER[aim])
+    _legend(draw, 2 * PANEL[1], numbers)
     image.save(path)
 
 
-def _panel(draw: Any, left: int, top: int, points: dict[str, tuple[float, float]], title: str) -> None:
-    from PIL import ImageFont
-
-    font = ImageFont.load_default(11)
-    draw.text((left + EDGE, top + 8), title, "black", font)
+def _panel(
+    draw: Any, corner: tuple[int, int], points: dict[str, Point], title: str, numbers: dict[str, int], good: int
+) -> None:
+    left, top = corner
+    _text(draw, (left + EDGE, top + 8), title)
     draw.rectangle((left + EDGE, top + 30, left + PANEL[0] - 20, top + PANEL[1] - 30), outline="gray")
-    if not points:
-        return
     most = max(x for x, _ in points.values())
     low, high = (f(y for _, y in points.values()) for f in (min, max))
 
-    def up(y: float) -> float:
-        return top + PANEL[1] - 40 - (y - low) / max(high - low, 1e-9) * (PANEL[1] - 90)
+    def at(point: Point) -> Point:
+        across = left + EDGE + point[0] / most * (PANEL[0] - EDGE - 60)
+        return across, top + PANEL[1] - 45 - (point[1] - low) / max(high - low, 1e-9) * (PANEL[1] - 100)
 
-    for name, (x, y) in points.items():
-        px, py = left + EDGE + x / most * (PANEL[0] - EDGE - 60), up(y)
-        fill = "#2f6fde" if name.startswith("ours") else None
-        draw.ellipse((px - 4, py - 4, px + 4, py + 4), fill=fill, outline="#2f6fde")
-        draw.text((px + 6, py - 6), name.removeprefix("ours: "), "black", font)
+    draw.line([at(point) for point in frontier(points, good)], fill="#c0c0c0", width=2)
+    labels: list[tuple[Point, list[int]]] = []
+    for name, point in points.items():
+        x, y = at(point)
+        fill = OURS if name.startswith("ours") else "white"
+        draw.ellipse((x - 4, y - 4, x + 4, y + 4), fill=fill, outline=OURS)
+        near = [own for place, own in labels if abs(place[0] - x) < 30 and abs(place[1] - y) < 9]
+        if near:
+            near[0].append(numbers[name])
+        else:
+            labels.append(((x, y), [numbers[name]]))
+    for (x, y), own in labels:
+        _text(draw, (x + 7, y - 7), ", ".join(map(str, own)))
     for y in (low, high):
-        draw.text((left + 6, up(y) - 6), f"{y:.2g}", "black", font)
+        _text(draw, (left + 6, at((0, y))[1] - 6), f"{y:.2g}")
+    for x in range(0, math.floor(most) + 1, 2):
+        _text(draw, (at((x, low))[0] - 3, top + PANEL[1] - 26), str(x))
+
+
+def frontier(points: dict[str, Point], good: int) -> list[Point]:
+    """The (cost, reached) that nothing cheaper reaches, by cost. good: 1 where more is better, -1 where less is."""
+    kept: list[Point] = []
+    for point in sorted(points.values(), key=lambda p: (p[0], -good * p[1])):
+        if not kept or good * point[1] > good * kept[-1][1]:
+            kept.append(point)
+    return kept
+
+
+def _legend(draw: Any, top: int, numbers: dict[str, int]) -> None:
+    high = -(-len(numbers) // COLUMNS)
+    for i, (name, number) in enumerate(numbers.items()):
+        place = (EDGE + i // high * (2 * PANEL[0] - EDGE) // COLUMNS, top + i % high * LINE)
+        _text(draw, place, f"{number}  {name}", OURS if name.startswith("ours") else "black")
+
+
+def _text(draw: Any, place: Point, text: str, colour: str = "black") -> None:
+    from PIL import ImageFont
+
+    draw.text(place, text, colour, ImageFont.load_default(12))

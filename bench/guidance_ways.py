@@ -36,6 +36,8 @@ from feedback_loop.nodes.search import FeedbackBestOfN
 from feedback_loop.nodes.steering import FeedbackRewardSteering
 
 STEPS, CFG, SIZE, BATCH = 20, 2.0, 64, 16
+FEW = 4
+"""Steps of the rows that look at noise optimisation, which is for models of few steps."""
 NEGATIVE = "watermark"
 UNKNOWN = "stock logo"
 """Words for the same thing that no caption of the demo model's pictures had: what a negative prompt is worth where a
@@ -78,8 +80,8 @@ class Bench:
         guider.set_cfg(cfg)
         return guider
 
-    def sigmas(self) -> Tensor:
-        return comfy.samplers.calculate_sigmas(self.model.get_model_object("model_sampling"), "sgm_uniform", STEPS)
+    def sigmas(self, steps: int = STEPS) -> Tensor:
+        return comfy.samplers.calculate_sigmas(self.model.get_model_object("model_sampling"), "sgm_uniform", steps)
 
 
 Method = Callable[[Bench, str, list[measure.Prompt]], Tensor]
@@ -93,19 +95,20 @@ def sampled(
     sampler: Any = None,
     cfg: float = CFG,
     negative: str = "",
+    steps: int = STEPS,
     noise: Tensor | None = None,
 ) -> Tensor:
     noise = bench.noise(prompts) if noise is None else noise
     sampler = sampler or comfy.samplers.sampler_object("euler")
     guider = bench.guider(model, prompts, cfg, negative)
     return guider.sample(
-        noise, torch.zeros_like(noise), sampler, bench.sigmas(), disable_pbar=True, seed=prompts[0].seed
+        noise, torch.zeros_like(noise), sampler, bench.sigmas(steps), disable_pbar=True, seed=prompts[0].seed
     )
 
 
-def plain(cfg: float = CFG, negative: str = "", sampler: str = "euler") -> Method:
+def plain(cfg: float = CFG, negative: str = "", sampler: str = "euler", steps: int = STEPS) -> Method:
     return lambda bench, target, prompts: sampled(
-        bench, prompts, bench.model, comfy.samplers.sampler_object(sampler), cfg, negative
+        bench, prompts, bench.model, comfy.samplers.sampler_object(sampler), cfg, negative, steps
     )
 
 
@@ -215,29 +218,30 @@ def twisted(guidance: float, **options: Any) -> Method:
     return run
 
 
-def best_of(count: int, halving: bool) -> Method:
+def best_of(count: int, halving: bool, steps: int = STEPS) -> Method:
     def run(bench: Bench, target: str, prompts: list[measure.Prompt]) -> Tensor:
         guider = bench.guider(bench.model, prompts, CFG, "")
         noise = KeptNoise(prompts[0].seed, bench.noise(prompts))
         latent = {"samples": torch.zeros(len(prompts), 4, SIZE // 8, SIZE // 8)}
         sampler = comfy.samplers.sampler_object("euler")
         found = FeedbackBestOfN.execute(
-            noise, guider, sampler, bench.sigmas(), latent, bench.rewards[target], bench.vae, count, halving
+            noise, guider, sampler, bench.sigmas(steps), latent, bench.rewards[target], bench.vae, count, halving
         )
         return found.args[0]["samples"]
 
     return run
 
 
-def noise_optimised(iterations: int) -> Method:
+def noise_optimised(iterations: int, rate: float, steps: int = FEW) -> Method:
     def run(bench: Bench, target: str, prompts: list[measure.Prompt]) -> Tensor:
         guider = bench.guider(bench.model, prompts, CFG, "")
         noise = KeptNoise(prompts[0].seed, bench.noise(prompts))
         latent = {"samples": torch.zeros(len(prompts), 4, SIZE // 8, SIZE // 8)}
         sampler, reward = comfy.samplers.sampler_object("euler"), bench.rewards[target]
         found = FeedbackOptimizeNoise.execute(
-            noise, guider, sampler, bench.sigmas(), latent, reward, bench.vae, iterations=iterations
-        )
+            noise, guider, sampler, bench.sigmas(steps), latent, reward, bench.vae, iterations=iterations,
+            learning_rate=rate,
+        )  # fmt: skip
         return found.args[1]["samples"]
 
     return run
@@ -266,5 +270,7 @@ METHODS: dict[str, Method] = {
     "ours: particles": particles(particles=4, strength=10.0),
     "ours: twisted particles": twisted(0.5, particles=4, strength=10.0),
     "ours: halving search of 8": best_of(8, True),
-    "ours: noise optimisation, 3 iterations": noise_optimised(3),
+    "plain, 4 steps": plain(steps=FEW),
+    "best of 8, 4 steps": best_of(8, False, FEW),
+    "ours: noise optimisation, 4 steps": noise_optimised(8, 20.0),
 }

@@ -424,8 +424,8 @@ SEARCH_NOTE = """# Search without gradients
 Some rewards cannot pull: a count, a label, a person. These nodes only ask them which candidate is better, so **any** \
 reward will do.
 
-**Best of N** starts eight pictures and drops the weak ones on the way: five at a quarter of the steps, two more at \
-half. That costs 3.25 runs instead of 8. Its *best noise* makes the same picture again, or starts the next search.
+**Best of N** starts eight pictures and drops the weak ones on the way: five at half of the steps, two more at \
+two thirds. That costs 4.8 runs instead of 8. Its *best noise* makes the same picture again, or starts the next search.
 
 **Steer by candidates** keeps several of each picture in one run and lets the promising ones go on.
 
