@@ -32,6 +32,20 @@ def pixels_of(images: Tensor) -> np.ndarray:
     return (images.movedim(1, -1).clamp(0, 1) * 255).round().byte().cpu().numpy()
 
 
+def asked_once(
+    kept: Callable[[], FeedbackStore], collection: str, folder: Path, images: Tensor, prompts: Sequence[str], drawn: str
+) -> list[str]:
+    """The pictures' ids in the store, where they are put once; `folder` keeps which are those of this drawing."""
+    note = folder / f"asked-{drawn}.json"
+    if note.exists():
+        return json.loads(note.read_text(encoding="utf-8"))["ids"]
+    made = [(picture, Generation(prompt=prompt)) for picture, prompt in zip(pixels_of(images), prompts, strict=True)]
+    ids = kept().add_images(made, collection)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(note, json.dumps({"ids": ids}))
+    return ids
+
+
 class People:
     """Scores are the means of the ratings that an epoch's pictures get in a collection, 0 to 1.
 
@@ -44,7 +58,7 @@ class People:
         self.kept, self.collection, self.folder, self.hours = kept, collection, folder, hours
 
     def __call__(self, images: Tensor, prompts: Sequence[str], drawn: str) -> list[float]:
-        ids = self._asked(images, prompts, drawn)
+        ids = asked_once(self.kept, self.collection, self.folder, images, prompts, drawn)
         bar, end = comfy.utils.ProgressBar(len(ids)), time.monotonic() + 3600 * self.hours
         while True:
             comfy.model_management.throw_exception_if_processing_interrupted()
@@ -58,19 +72,6 @@ class People:
                     f"{self.hours:g} hours. Rate the others in the sidebar, then run this node again: it goes on here."
                 )
             time.sleep(SECONDS)
-
-    def _asked(self, images: Tensor, prompts: Sequence[str], drawn: str) -> list[str]:
-        """The pictures' ids in the store, where they are put once."""
-        note = self.folder / f"asked-{drawn}.json"
-        if note.exists():
-            return json.loads(note.read_text(encoding="utf-8"))["ids"]
-        made = [
-            (picture, Generation(prompt=prompt)) for picture, prompt in zip(pixels_of(images), prompts, strict=True)
-        ]
-        ids = self.kept().add_images(made, self.collection)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(note, json.dumps({"ids": ids}))
-        return ids
 
     def _ratings(self, ids: Sequence[str]) -> dict[str, float]:
         kept, asked = self.kept(), set(ids)

@@ -25,14 +25,16 @@ from .decoder import check_vae
 from .denoiser import releasing
 from .examples import encode_pictures, encode_prompts, rated_pictures
 from .existing_lora import NONE, existing_lora
+from .gate import workflow_of
 from .gradient_check import check_gradients
 from .learning import measured, prepared
 from .live import Live
 from .memory import need_of
 from .people import People
+from .people_at_gate import PeopleAtGate
 from .policy import Policy, trainable
 from .prompt_lists import prompts_input, prompts_of
-from .reinforce_inputs import PEOPLE, STOP, inputs
+from .reinforce_inputs import AT_GATE, PEOPLE, STOP, inputs
 from .reinforce_run import Online, Scorer, differentiable_score
 from .rollouts import how_to_sample
 from .sampling import check_prompts
@@ -73,6 +75,7 @@ class FeedbackReinforceLora(io.ComfyNode):
                 io.Model.Output("trained_model", display_name="model", tooltip="The model with the LoRA."),
                 io.String.Output("report", tooltip="What happened, in words: how the scores went, and any alarm."),
             ],
+            hidden=[io.Hidden.extra_pnginfo],
         )
 
     @classmethod
@@ -90,11 +93,12 @@ class FeedbackReinforceLora(io.ComfyNode):
         known = existing_lora(model, given.get("existing_lora", NONE), given["rank"], notes.append)
         rewards = [scored_by.get("reward"), (given.get("alarm") or {}).get("second_reward")]
         notes += cautions.of_rewards(rewards)
+        about = {"seed": seed, "workflow_id": workflow_of(cls.hidden)[1] if cls.hidden else None}
         told = plain(given | {"prompts": texts, "seed": seed, **scored_by, **objective} | watching(given, held))
         setup = replace(setup_of(given), existing=known)
         with releasing(rewards), trainable(model, given["rank"], seed, setup) as policy:
             training = Training.begin(policy, name, told, given.get("ema", 0.99), given.get("resume", True))
-            online = online_of(training, vae, conds, texts, scored_by, objective, given | {"seed": seed})
+            online = online_of(training, vae, conds, texts, scored_by, objective, given | about)
             online.fits, held = fits_of(policy, vae, conds, held, seed), None
             steps = len(online.how.sigmas) - 1
             for line in [*notes, *cautions.of_few_steps(objective["objective"], online.how.cfg, steps)]:
@@ -132,18 +136,23 @@ def online_of(
         (given["width"], given["height"]), given.get("sampler"), given.get("sigmas"),
     )  # fmt: skip
     watch: dict[str, Any] = given.get("alarm") or {}
+    score = scorer(training, scored_by, given["group_size"], given.get("workflow_id"))
     return Online(
-        training, vae, conds, prompts, how, scorer(training, scored_by), given["prompts_per_epoch"],
+        training, vae, conds, prompts, how, score, given["prompts_per_epoch"],
         given["group_size"], given["batch"], given["seed"], given.get("win_rate", False), objective.get("eta", 1.0),
         objective.get("window", 2), given.get("patience", 0), watch.get("alarm") == STOP,
         watched_by(watch),
     )  # fmt: skip
 
 
-def scorer(training: Training, scored_by: dict[str, Any]) -> Scorer:
-    if scored_by["scored_by"] == PEOPLE:
-        folder = training.follower.run.folder / "rollouts"
+def scorer(training: Training, scored_by: dict[str, Any], group: int, workflow_id: str | None = None) -> Scorer:
+    """group: pictures of a prompt. Raises InvalidRecord for more than people can put in order."""
+    who, folder = scored_by["scored_by"], training.follower.run.folder / "rollouts"
+    if who == PEOPLE:
         return People(store, scored_by["collection"], folder, scored_by["hours"])
+    if who == AT_GATE:
+        where, hours, mode = (scored_by[name] for name in ("collection", "hours", "mode"))
+        return PeopleAtGate(store, where, folder, hours, mode, group, workflow_id)
     return partial(by_reward, prepared(scored_by["reward"]))
 
 

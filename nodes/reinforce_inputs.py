@@ -6,7 +6,7 @@ from .compat import FEEDBACK, REWARD, io
 from .inputs import sampling_inputs
 from .training_inputs import adapter_inputs, lora_inputs
 
-REWARDED, PEOPLE = "a reward", "people"
+REWARDED, PEOPLE, AT_GATE = "a reward", "people", "people, at the gate"
 NO_ALARM, WARN, STOP = "off", "warn", "stop"
 
 
@@ -37,10 +37,27 @@ def scored_by_input() -> io.DynamicCombo.Input:
         "hours", default=24.0, min=0.0, max=1000.0, step=0.5,
         tooltip="How long an epoch waits for the ratings. Cancel and resume work meanwhile.",
     )  # fmt: skip
+    asked_for = io.String.Input(
+        "collection", default="reinforce", tooltip="Each epoch's pictures and what was answered come into it."
+    )
+    mode = io.Combo.Input(
+        "mode", options=["choose", "rank", "approve"],
+        tooltip="What is asked about each prompt's pictures. choose: the best one. rank: all in order, which says "
+        "most. approve: those that are good.",
+    )  # fmt: skip
+    patience = io.Float.Input(
+        "hours", default=24.0, min=0.0, max=1000.0, step=0.5,
+        tooltip="How long the next answer is waited for. Cancel and resume work meanwhile.",
+    )  # fmt: skip
     return io.DynamicCombo.Input(
         "scored_by",
-        tooltip="Who says how good a picture is: a reward, or people, who rate each epoch's pictures in the sidebar.",
-        options=[io.DynamicCombo.Option(REWARDED, []), io.DynamicCombo.Option(PEOPLE, [collection, hours])],
+        tooltip="Who says how good a picture is: a reward; people, who rate each epoch's pictures in the sidebar; or "
+        "people who are asked at once about each prompt's pictures, as by Wait for a choice.",
+        options=[
+            io.DynamicCombo.Option(REWARDED, []),
+            io.DynamicCombo.Option(PEOPLE, [collection, hours]),
+            io.DynamicCombo.Option(AT_GATE, [asked_for, mode, patience]),
+        ],
     )
 
 

@@ -8,6 +8,7 @@ import { nodeAt } from "./node_place.js";
 import { addView, after } from "./node_view.js";
 
 const NODE = "FeedbackGate";
+const ASKING = [NODE, "FeedbackReinforceLora"]; // whose waits are called by their node's title
 const VIEW = { name: "question", type: "feedback_gate", size: [420, 720], minHeight: 260 };
 
 const stylesheet = new URL("./gate.css", import.meta.url).href;
@@ -18,7 +19,7 @@ function nodeOf({ node_id: executionId, workflow_id: workflow }) {
   const root = app.rootGraph ?? app.graph;
   if (!root || (workflow && root.id && workflow !== root.id)) return undefined;
   const node = nodeAt(executionId);
-  return node?.comfyClass === NODE ? node : undefined;
+  return ASKING.includes(node?.comfyClass) ? node : undefined;
 }
 
 const titleOf = (gate) => nodeOf(gate)?.title ?? `Node ${gate.node_id} of another workflow`;
