@@ -19,6 +19,13 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 AWAY = 0.5
 """How strongly a disliked reference counts beside a liked one (the paper's value)."""
+APART, APART_UNTIL, LONGEST = 8.0, 0.5, 2.0
+"""How many times `strength` what sets liked and disliked references apart counts, until which share of the run, and how
+long it may be beside what is seen with the liked ones.
+
+While the layout is decided: it says how large things are, which what they look like does not. Measured on the demo
+model, see bench/refine.py; later in the run it spoils what looking at the liked ones does for colours.
+"""
 
 
 @dataclass
@@ -61,12 +68,36 @@ def looking_at(
     plain = attend(*own)
     if len(rows) == 0:
         return plain
+    result = plain.clone()
+    result[rows] = plain[rows].lerp(_beside(attend, own, seen, rows), strength)
+    return result
+
+
+def apart(
+    attend: Attend,
+    own: tuple[Tensor, Tensor, Tensor],
+    liked: tuple[Tensor, Tensor],
+    disliked: tuple[Tensor, Tensor],
+    rows: Tensor,
+    scale: float,
+) -> Tensor:
+    """`scale` times what `rows` of the batch see with the liked references less what they see with the disliked ones.
+
+    What both sides have in common cancels: a direction, as between two texts, not a look to take over. No token's step
+    is longer than LONGEST times what it sees with the liked ones, so that no model is shown what it cannot know.
+    """
+    liking = _beside(attend, own, liked, rows)
+    step = scale * (liking - _beside(attend, own, disliked, rows))
+    longest, length = (one.norm(dim=-1, keepdim=True) for one in (liking, step))
+    return step * (LONGEST * longest / length.clamp(min=1e-12)).clamp(max=1)
+
+
+def _beside(attend: Attend, own: tuple[Tensor, Tensor, Tensor], seen: tuple[Tensor, Tensor], rows: Tensor) -> Tensor:
+    """The attention of rows of `own`, with the references' keys and values after their own."""
     queries, keys, values = (one[rows] for one in own)
     more = [torch.cat([mine, theirs.to(mine).expand(len(rows), *theirs.shape[1:])], dim=-2)
             for mine, theirs in zip((keys, values), seen, strict=True)]  # fmt: skip
-    result = plain.clone()
-    result[rows] = plain[rows].lerp(attend(queries, more[0], more[1]), strength)
-    return result
+    return attend(queries, more[0], more[1])
 
 
 def rows_of(sides: Sequence[int], batch: int) -> tuple[Tensor, Tensor]:

@@ -43,15 +43,19 @@ def stages(count: int, steps: int, halving: bool) -> list[Stage]:
     return [*planned, Stage(left, steps)]
 
 
-def cost(planned: Sequence[Stage]) -> int:
-    """Steps that these stages make, all candidates together."""
+def cost(planned: Sequence[Stage], asked: Sequence[int] | None = None) -> int:
+    """Steps that these stages make, all candidates together; or the denoiser's evaluations, where `asked` says how many
+    a run has made by the end of 0, 1, ... steps."""
     begun = [0, *(stage.steps for stage in planned[:-1])]
-    return sum(stage.count * (stage.steps - start) for stage, start in zip(planned, begun, strict=True))
+    at = range(planned[-1].steps + 1) if asked is None else asked
+    return sum(stage.count * (at[stage.steps] - at[start]) for stage, start in zip(planned, begun, strict=True))
 
 
-def affordable(count: int, steps: int, halving: bool, evaluations: float, per_step: float) -> int:
-    """The most candidates, up to `count`, whose stages take no more than so many denoiser evaluations; 0 for none."""
-    fitting = (n for n in range(count, 0, -1) if cost(stages(n, steps, halving)) * per_step <= evaluations)
+def affordable(count: int, halving: bool, evaluations: int, asked: Sequence[int]) -> int:
+    """The most candidates, up to `count`, whose stages take no more than so many denoiser evaluations; 0 for none.
+    asked: those that a run has made by the end of 0, 1, ... steps."""
+    steps = len(asked) - 1
+    fitting = (n for n in range(count, 0, -1) if cost(stages(n, steps, halving), asked) <= evaluations)
     return next(fitting, 0)
 
 
@@ -92,6 +96,18 @@ class Best:
     def reached(self, threshold: float | None) -> bool:
         """Whether every picture is at least as good as the threshold."""
         return threshold is not None and bool((self.scores >= threshold).all())
+
+
+def promising(estimates: Tensor, best: Best | None, threshold: float | None) -> Tensor | None:
+    """(B,): which candidate of each picture is best by scores (N, B) of its estimates, if all pictures would be at
+    least as good as the threshold with these or as they are; else None."""
+    if threshold is None:
+        return None
+    enough = kept(estimates, 1)[0]
+    good = estimates.gather(0, enough.unsqueeze(0))[0] >= threshold
+    if best is not None:
+        good = good | (best.scores >= threshold)
+    return enough if bool(good.all()) else None
 
 
 def _where(chosen: Tensor, one: Tensor, other: Tensor) -> Tensor:

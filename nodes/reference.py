@@ -16,7 +16,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
 from ..feedback.records import Feedback
-from ..guidance.reference import Layers, merged, noise_like, rows_of
+from ..guidance.reference import APART, APART_UNTIL, Layers, merged, noise_like, rows_of
 from .compat import FEEDBACK, io, store
 from .dataset import mean_values
 from .decoder import check_vae
@@ -70,7 +70,9 @@ class References:
             )
         liked_rows, disliked_rows = rows_of(options.get("cond_or_uncond", [0]), len(x))
         likes, dislikes = self._seen(run, sampling, x, t, c_crossattn, options, more)
-        look = Looking(likes, dislikes, liked_rows, disliked_rows, self.strength, self.unet)
+        early = float(t.max()) >= float(sampling.percent_to_sigma(APART_UNTIL))
+        apart = APART * self.strength if early else 0.0
+        look = Looking(likes, dislikes, liked_rows, disliked_rows, self.strength, self.unet, apart)
         return run(x, t, c_concat, c_crossattn, control, look.options(options), **more)
 
     def _acts(self, sampling: Any, sigma: Tensor) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..guidance.reference import AWAY, Layers, looking_at
+from ..guidance.reference import AWAY, Layers, apart, looking_at
 
 INSIDE = "feedback_loop_reference_pass"
 """In the transformer_options of a pass that has a hook of ours, so that no second one is put into it."""
@@ -66,14 +66,26 @@ class Recording(Hook):
 class Looking(Hook):
     def __init__(
         self, likes: Sequence[Any], dislikes: Sequence[Any], liked_rows: Tensor, disliked_rows: Tensor, strength: float,
-        unet: bool,
+        unet: bool, apart: float = 0.0,
     ) -> None:  # fmt: skip
+        """apart: how much what sets the two sides apart counts; see guidance/reference.py."""
         super().__init__(unet)
+        self._apart = apart
         self._likes, self._dislikes = iter(likes), iter(dislikes)
         self._liked_rows, self._disliked_rows, self._strength = liked_rows, disliked_rows, strength
 
     def attend(self, attend: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         like, dislike = next(self._likes, None), next(self._dislikes, None)
+        result, rows = self._looking(attend, (q, k, v), like, dislike), self._liked_rows.to(q.device)
+        if self._apart and like is not None and dislike is not None and len(rows) > 0:
+            step = apart(attend, (q, k, v), like, dislike, rows, self._apart)
+            result = result.index_add(0, rows, step.to(result))
+        return result
+
+    def _looking(
+        self, attend: Callable[..., Tensor], own: tuple[Tensor, Tensor, Tensor], like: Any, dislike: Any
+    ) -> Tensor:
+        q, k, v = own
 
         def liked(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             if like is None:

@@ -21,7 +21,7 @@ from .inputs import decoder_input
 from .kept_noise import KeptNoise, check_noise
 from .particle_run import Plan
 from .scoring import tell
-from .search_run import Found, Search
+from .search_run import Found, Search, too_small
 from .starts import name_of
 
 ANYWHERE, NEAR = "anywhere", "near the noise"
@@ -49,10 +49,7 @@ def check_sampler(sampler: Any, halving: bool) -> KSAMPLER:
 
 def check_budget(budget: int, sigmas: Tensor) -> None:
     if 0 < budget < len(sigmas) - 1:
-        raise WrongConnectionError(
-            f"A budget of {budget} denoiser evaluations is less than one run of {len(sigmas) - 1} steps. "
-            "Raise it, or set it to 0 for no limit."
-        )
+        raise WrongConnectionError(too_small(budget, len(sigmas) - 1, None))
 
 
 def starting_latents(guider: CFGGuider, latent: dict[str, Any]) -> dict[str, Any]:
@@ -111,9 +108,10 @@ def run_of(
 def report(found: Found, reward: Reward) -> str:
     scores = found.best.scores
     runs = found.evaluations / max(found.plain, 1)
+    allowed = f" of the {found.budget} allowed" if found.budget else ""
     return (
         f"{found.tried} candidates a picture in {found.rounds} round{'s' * (found.rounds != 1)}: "
-        f"{found.evaluations} denoiser evaluations, as many as {runs:.2f} plain runs.\n"
+        f"{found.evaluations} denoiser evaluations{allowed}, as many as {runs:.2f} plain runs.\n"
         f"{reward.name} of the best: " + ", ".join(f"{score:+.3f}" for score in scores.tolist())
     )
 

@@ -11,13 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import comfy.model_management
 import torch
 from torch import Tensor
 
 from ..feedback.rewards.base import Reward
-from ..guidance.search import Best, Stage, affordable, cost, kept, mixed, neighbour, stages
+from ..guidance.search import Best, Stage, affordable, cost, kept, neighbour, promising, stages
+from .asked import asked_by, filled
+from .candidates import Candidate, Tape, joined
 from .decoder import check_pictures, decoder_of
+from .denoiser import WrongConnectionError
 from .ruled import check_no_rules
 from .scoring import LatentScores
 from .starts import fresh_noise, seeds_of, started
@@ -76,26 +78,22 @@ class Search:
 @dataclass(frozen=True, eq=False)
 class Found:
     """best: of each picture. tried: candidates a picture. evaluations: of the denoiser, a picture. plain: those of one
-    plain run. rounds: that were made."""
+    plain run. rounds: that were made. budget: evaluations that were allowed; 0 for no limit."""
 
     best: Best
     tried: int
     evaluations: int
-    plain: float
+    plain: int
     rounds: int
+    budget: int = 0
 
 
 class _Paused(Exception):
     """A candidate has come as far as it should for now."""
 
 
-@dataclass(eq=False)
-class _Candidate:
-    """Starting noise (B, ...) and the estimates that the model has given on its way."""
-
-    noise: Tensor
-    tape: list[Tensor] = field(default_factory=list)
-    estimate: Tensor | None = None
+class _Spent(Exception):
+    """The budget allows no further evaluation."""
 
 
 class _Searching:
@@ -110,84 +108,118 @@ class _Searching:
         options: dict[str, Any],
     ) -> None:
         self.plan, self.score, self.model, self.sigmas = plan, score, model, sigmas
-        self.extra_args, self.options, self.like = extra_args, options, x
-        self.steps = len(sigmas) - 1
+        self.extra_args, self.options = extra_args, options
+        self.steps, self.ends_clean = len(sigmas) - 1, bool(sigmas[-1] == 0)
         self.noise = plan.noise.to(x)
         self.evaluations, self.made, self.tried = 0, 0, 0
-        self.per_step = 1  # evaluations, as measured between two steps
+        self.best: Best | None = None
+        self.asked = asked_by(plan.function, model, x, sigmas, extra_args, options) if plan.budget else None
+        self.spare = 0  # evaluations that neither are spent nor needed for this round
         self.planned = plan.rounds * cost(stages(plan.candidates, self.steps, plan.halving))
 
     def search(self) -> Found:
-        best: Best | None = None
+        if self.asked is not None and self.plan.budget < self.asked[-1]:
+            raise WrongConnectionError(too_small(self.plan.budget, self.steps, self.asked[-1]))
         seeds = seeds_of(self.extra_args.get("seed"), self.plan.rounds * self.plan.candidates)
-        for number in range(self.plan.rounds):
-            rows = slice(number * self.plan.candidates, (number + 1) * self.plan.candidates)
-            noises = self._noises(best, seeds[rows])
-            best = self._round(noises, best)
-            if best.reached(self.plan.threshold) or not self._affordable(self.plan.candidates):
-                break
-        assert best is not None  # tells types, guards nothing # nosec B101
-        return Found(best, self.tried, self.evaluations, self.evaluations / max(self.made, 1) * self.steps, number + 1)
+        number = 0
+        try:
+            for number in range(self.plan.rounds):
+                rows = slice(number * self.plan.candidates, (number + 1) * self.plan.candidates)
+                self._round(self._noises(seeds[rows]))
+                if self._good_enough() or not self._affordable(self.plan.candidates):
+                    break
+        except _Spent:
+            pass  # a sampler that asks more of some pictures than of others; what is finished stands
+        if self.best is None or self.asked is None:
+            raise WrongConnectionError(too_small(self.plan.budget, self.steps, None))
+        return Found(self.best, self.tried, self.evaluations, self.asked[-1], number + 1, self.plan.budget)
 
-    def _noises(self, best: Best | None, seeds: list[int]) -> list[Callable[[], Tensor]]:
+    def _noises(self, seeds: list[int]) -> list[Callable[[], Tensor]]:
         """What makes each candidate's noise. The first of the first round is the given one."""
-        around = self.noise if best is None else best.noise
+        around = self.noise if self.best is None else self.best.noise
 
         def near(seed: int) -> Tensor:
             return neighbour(around, fresh_noise(self.noise, seed), self.plan.cosine)
 
-        if best is not None:
+        if self.best is not None:
             return [lambda s=seed: near(s) for seed in seeds]
         others = near if self.plan.neighbours else lambda seed: fresh_noise(self.noise, seed)
         return [lambda: self.noise, *(lambda s=seed: others(s) for seed in seeds[1:])]
 
-    def _round(self, noises: list[Callable[[], Tensor]], best: Best | None) -> Best:
+    def _round(self, noises: list[Callable[[], Tensor]]) -> None:
         if not self.plan.halving:
-            return self._one_by_one(noises, best)
-        candidates = [_Candidate(make()) for make in noises]
-        first = stages(len(candidates), self.steps, True)[0]
-        self._advance(candidates[0], first.steps)  # tells how many evaluations the sampler makes a step
-        count = max(self._affordable(len(candidates), already=len(candidates[0].tape)), 1)
-        candidates = candidates[:count]
-        self.tried += count
-        for stage, following in _pairs(stages(count, self.steps, True)):
-            scores = torch.stack([self._scored(one, stage) for one in candidates])
-            if following is None:
-                return self._better(best, candidates[0], scores[0])
-            chosen = kept(scores, following.count)
-            candidates = [_joined(candidates, row) for row in chosen]
-        raise AssertionError("a plan has a last stage")
+            return self._one_by_one(noises)
+        candidates = [Candidate(make()) for make in noises]
+        if self.plan.budget and self.asked is None:
+            self._finish(candidates[0])  # only a whole run tells what this sampler asks
+        count = 1 if self._good_enough() else self._affordable(len(candidates), already=len(candidates[0].tape))
+        return self._halved(candidates[: max(count, 1)])
 
-    def _one_by_one(self, noises: list[Callable[[], Tensor]], best: Best | None) -> Best:
+    def _halved(self, candidates: list[Candidate]) -> None:
+        planned = stages(len(candidates), self.steps, True)
+        if self.plan.budget and self.asked is not None:
+            done = self.evaluations - len(candidates[0].tape)
+            self.spare = self.plan.budget - done - cost(planned, self.asked)
+        for stage, following in zip(planned[:-1], planned[1:], strict=True):
+            scores = self._looked_at(candidates, stage)
+            if self._good_enough():
+                return
+            candidates = [joined(candidates, row) for row in kept(scores, following.count)]
+        self._finish(candidates[0])
+
+    def _looked_at(self, candidates: list[Candidate], stage: Stage) -> Tensor:
+        """Rewards (N, B) of the candidates' estimates at a stage. Once all pictures look good enough, those that do are
+        finished before the others are gone on with; if they are good enough indeed, that is all."""
+        scores: list[Tensor] = []
+        tried = False
+        for one in candidates:
+            self._advance(one, stage.steps)
+            assert one.estimate is not None  # tells types, guards nothing # nosec B101
+            scores.append(self.score(one.estimate))
+            ahead = None if tried else promising(torch.stack(scores), self.best, self.plan.threshold)
+            if ahead is not None and self._can_go_ahead(stage):
+                tried = True
+                self._finish(joined(candidates[: len(scores)], ahead))
+                if self._good_enough():
+                    break
+        return torch.stack(scores)
+
+    def _can_go_ahead(self, stage: Stage) -> bool:
+        """Whether finishing a picture early leaves enough of the budget for the round as planned."""
+        if not self.plan.budget or self.asked is None:
+            return True
+        needed = self.asked[-1] - self.asked[stage.steps]
+        if needed > self.spare:
+            return False
+        self.spare -= needed
+        return True
+
+    def _one_by_one(self, noises: list[Callable[[], Tensor]]) -> None:
         """Whole runs, until one is good enough or the budget is spent."""
         for make in noises:
-            if best is not None and (best.reached(self.plan.threshold) or not self._affordable(1)):
+            if self.best is not None and (self._good_enough() or not self._affordable(1)):
                 break
-            candidate = _Candidate(make())
-            self.tried += 1
-            best = self._better(best, candidate, self._scored(candidate, Stage(1, self.steps)))
-        assert best is not None  # tells types, guards nothing # nosec B101
-        return best
+            self._finish(Candidate(make()))
 
-    def _better(self, best: Best | None, candidate: _Candidate, scores: Tensor) -> Best:
+    def _good_enough(self) -> bool:
+        return self.best is not None and self.best.reached(self.plan.threshold)
+
+    def _finish(self, candidate: Candidate) -> None:
+        """Makes the candidate to its end and keeps the pictures that are better than the best."""
+        self._advance(candidate, self.steps)
         assert candidate.estimate is not None  # tells types, guards nothing # nosec B101
-        if best is None:
-            return Best(candidate.noise, candidate.estimate, scores)
-        return best.improved(candidate.noise, candidate.estimate, scores)
+        scores = self.score(candidate.estimate if self.ends_clean else candidate.tape[-1])
+        if self.best is None:
+            self.best = Best(candidate.noise, candidate.estimate, scores)
+        else:
+            self.best = self.best.improved(candidate.noise, candidate.estimate, scores)
 
-    def _scored(self, candidate: _Candidate, stage: Stage) -> Tensor:
-        self._advance(candidate, stage.steps)
-        assert candidate.estimate is not None  # tells types, guards nothing # nosec B101
-        if stage.steps < self.steps or self.sigmas[-1] == 0:
-            return self.score(candidate.estimate)
-        return self.score(candidate.tape[-1])
-
-    def _advance(self, candidate: _Candidate, steps: int) -> None:
+    def _advance(self, candidate: Candidate, steps: int) -> None:
         """Makes the candidate until so many steps are done; `estimate` is then its clean estimate, or its end."""
-        tape = _Tape(self.model, candidate, self.plan.own_inpaint_noise)
+        tape, at = Tape(self.model, candidate, self.plan.own_inpaint_noise, self._ask), {}
 
         def on_step(info: dict[str, Any]) -> None:
-            self.per_step = max(self.per_step, tape.since_last_step())
+            at[info["i"] + 1] = tape.at
             if tape.fresh:
                 self.made += 1
                 self.plan.show(self.made, max(self.planned, self.made), info["denoised"])
@@ -196,6 +228,7 @@ class _Searching:
                 raise _Paused
 
         start = started(self.model, self.sigmas, candidate.noise)
+        self.tried += not candidate.tape
         try:
             candidate.estimate = self.plan.function(
                 tape,
@@ -206,54 +239,30 @@ class _Searching:
                 disable=True,
                 **self.options,
             )
+            self._learn(filled(at, self.steps, tape.at))
         except _Paused:
             pass
-        finally:
-            self.evaluations += tape.calls
+
+    def _ask(self) -> None:
+        if self.plan.budget and self.evaluations >= self.plan.budget:
+            raise _Spent
+        self.evaluations += 1
+
+    def _learn(self, asked: list[int]) -> None:
+        """What a whole run asked; of samplers that ask more of some pictures, the most that any did."""
+        known = self.asked or asked
+        self.asked = [max(one, other) for one, other in zip(known, asked, strict=True)]
 
     def _affordable(self, count: int, already: int = 0) -> int:
-        if not self.plan.budget:
+        if not self.plan.budget or self.asked is None:
             return count
         left = self.plan.budget - self.evaluations + already
-        return affordable(count, self.steps, self.plan.halving, left, self.per_step)
+        return affordable(count, self.plan.halving, left, self.asked)
 
 
-class _Tape:
-    """The model as the sampler sees it: what was answered before is answered again, in order, and the rest is asked.
-
-    fresh: whether the last answer was a new one.
-    """
-
-    def __init__(self, model: Any, candidate: _Candidate, own_inpaint_noise: bool) -> None:
-        self._model, self._candidate, self._own = model, candidate, own_inpaint_noise
-        self._at, self._step, self.calls, self.fresh = 0, 0, 0, False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    def __call__(self, x: Tensor, sigma: Tensor, **extra_args: Any) -> Tensor:
-        tape = self._candidate.tape
-        self.fresh = self._at == len(tape)
-        if self.fresh:
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            if not self._own:
-                self._model.noise = self._candidate.noise  # an inpainted part keeps to the candidate's noise
-            tape.append(self._model(x, sigma, **extra_args))
-            self.calls += 1
-        self._at += 1
-        return tape[self._at - 1].clone()
-
-    def since_last_step(self) -> int:
-        """Answers since this was asked at the step before."""
-        before, self._step = self._step, self._at
-        return self._at - before
-
-
-def _joined(candidates: list[_Candidate], chosen: Tensor) -> _Candidate:
-    """One candidate of the batch, whose picture b is that of candidate `chosen[b]`: rows do not see each other."""
-    tapes = zip(*(one.tape for one in candidates), strict=True)
-    return _Candidate(mixed([one.noise for one in candidates], chosen), [mixed(answers, chosen) for answers in tapes])
-
-
-def _pairs(planned: list[Stage]) -> list[tuple[Stage, Stage | None]]:
-    return list(zip(planned, [*planned[1:], None], strict=True))
+def too_small(budget: int, steps: int, whole: int | None) -> str:
+    needs = "" if whole is None else f", for which this sampler needs {whole}"
+    return (
+        f"A budget of {budget} denoiser evaluations is less than one run of {steps} steps{needs}. "
+        "Raise it, or set it to 0 for no limit."
+    )

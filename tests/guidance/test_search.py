@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from feedback_loop.guidance.search import Best, Stage, affordable, cost, kept, mixed, neighbour, stages
+from feedback_loop.guidance.search import Best, Stage, affordable, cost, kept, mixed, neighbour, promising, stages
 
 
 def test_eight_candidates_cost_four_point_eight_runs():
@@ -28,9 +28,25 @@ def test_stages_go_on_to_the_end_with_ever_fewer(count, steps):
 def test_a_budget_buys_the_most_candidates_that_fit():
     """20 steps: 1 candidate costs 20, 2 cost 2*10+10 = 30, 3 cost 3*10+10 = 40, 8 cost 96; at two evaluations a step
     twice that."""
-    assert [affordable(8, 20, True, budget, 1.0) for budget in (19, 20, 30, 40, 95, 96, 999)] == [0, 1, 2, 3, 7, 8, 8]
-    assert affordable(8, 20, True, 80, 2.0) == 3
-    assert affordable(8, 20, False, 60, 1.0) == 3
+    once, twice = range(21), range(0, 41, 2)
+    assert [affordable(8, True, budget, once) for budget in (19, 20, 30, 40, 95, 96, 999)] == [0, 1, 2, 3, 7, 8, 8]
+    assert affordable(8, True, 80, twice) == 3
+    assert affordable(8, False, 60, once) == 3
+
+
+def test_a_cost_counts_what_each_step_asks():
+    """Heun's four steps ask 2, 2, 2 and 1 times, and the estimate of a step is its first answer: by the end of step k
+    2k - 1 were asked, 7 of the whole. Three candidates for two steps and one to the end: 3*3 + 1*(7-3) = 13."""
+    assert cost([Stage(3, 2), Stage(1, 4)], [0, 1, 3, 5, 7]) == 13
+
+
+def test_pictures_are_promising_once_each_has_a_good_estimate_or_is_good_already():
+    """Of two pictures the first has a good estimate from candidate 1; the second none, until its best is good."""
+    estimates, zeros = torch.tensor([[0.0, 0.3], [2.0, float("nan")]]), torch.zeros(2, 1, 1, 1)
+    best = Best(zeros, zeros, torch.tensor([0.0, 1.0]))
+    assert promising(estimates, None, 1.0) is None and promising(estimates, best, None) is None
+    chosen = promising(estimates, best, 1.0)
+    assert chosen is not None and chosen.tolist() == [1, 0]
 
 
 def test_each_picture_keeps_its_own_best_and_no_number_is_never_kept():
