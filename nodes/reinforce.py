@@ -7,44 +7,34 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch
-
-from ..feedback.records import Feedback
-from ..feedback.rewards.base import Reward
 from ..training import lora_files
 from ..training.loop import Plan
 from ..training.objectives import Batch, Nft, Objective
 from ..training.online import OnlineSource
-from ..training.pictures import Pictures
 from ..training.policy_gradient import Awm, Draft, Ppo
-from ..training.sources import Example, ForwardSource
-from ..training.validation import RatingFit
 from . import cautions
 from .compat import io, store, ui
 from .decoder import check_vae
 from .denoiser import releasing
-from .examples import encode_pictures, encode_prompts, rated_pictures
+from .examples import encode_prompts
 from .existing_lora import NONE, existing_lora
 from .gate import workflow_of
 from .gradient_check import check_gradients
-from .learning import measured, prepared
+from .learning import prepared
 from .live import Live
 from .memory import need_of
 from .people import People
 from .people_at_gate import PeopleAtGate
 from .policy import Policy, trainable
 from .prompt_lists import prompts_input, prompts_of
-from .reinforce_inputs import AT_GATE, PEOPLE, STOP, inputs
-from .reinforce_run import Online, Scorer, differentiable_score
+from .reinforce_inputs import AT_GATE, PEOPLE, inputs
+from .reinforce_run import Online, Scorer, by_reward, differentiable_score
+from .reinforce_watch import fits_of, held_out, watch_of, watched_by, watching
 from .rollouts import how_to_sample
 from .sampling import check_prompts
-from .training import digest, plain
+from .training import plain
 from .training_inputs import setup_of
 from .training_run import Training, checked_name, summary, with_lora
-
-FIT = "fit to held-out ratings"
-SEEN = 64
-"""Held-out ratings that are looked at in each epoch, at most."""
 
 
 class FeedbackReinforceLora(io.ComfyNode):
@@ -85,13 +75,14 @@ class FeedbackReinforceLora(io.ComfyNode):
         check_vae(vae, model)
         scored_by = {"reward": reward} | scored_by
         texts = prompts_of(prompts)
-        held = held_out(given.get("alarm"))
+        watch = watch_of(given)
+        held = held_out(watch)
         conds = encode_prompts(clip, [*texts, *(held.prompts if held else ())])
         check_prompts(model, conds.values())
         checked_name(name)
         notes: list[str] = []
         known = existing_lora(model, given.get("existing_lora", NONE), given["rank"], notes.append)
-        rewards = [scored_by.get("reward"), (given.get("alarm") or {}).get("second_reward")]
+        rewards = [scored_by.get("reward"), *watch.rewards]
         notes += cautions.of_rewards(rewards)
         about = {"seed": seed, "workflow_id": workflow_of(cls.hidden)[1] if cls.hidden else None}
         told = plain(given | {"prompts": texts, "seed": seed, **scored_by, **objective} | watching(given, held))
@@ -99,6 +90,7 @@ class FeedbackReinforceLora(io.ComfyNode):
         with releasing(rewards), trainable(model, given["rank"], seed, setup) as policy:
             training = Training.begin(policy, name, told, given.get("ema", 0.99), given.get("resume", True))
             online = online_of(training, vae, conds, texts, scored_by, objective, given | about)
+            online.watched, online.stop_at_alarm = watched_by(watch), watch.stops
             online.fits, held = fits_of(policy, vae, conds, held, seed), None
             steps = len(online.how.sigmas) - 1
             for line in [*notes, *cautions.of_few_steps(objective["objective"], online.how.cfg, steps)]:
@@ -135,13 +127,11 @@ def online_of(
         policy.model, given["cfg"], given["sampling_steps"], given["sampler_name"], given["scheduler"],
         (given["width"], given["height"]), given.get("sampler"), given.get("sigmas"),
     )  # fmt: skip
-    watch: dict[str, Any] = given.get("alarm") or {}
     score = scorer(training, scored_by, given["group_size"], given.get("workflow_id"))
     return Online(
         training, vae, conds, prompts, how, score, given["prompts_per_epoch"],
         given["group_size"], given["batch"], given["seed"], given.get("win_rate", False), objective.get("eta", 1.0),
-        objective.get("window", 2), given.get("patience", 0), watch.get("alarm") == STOP,
-        watched_by(watch),
+        objective.get("window", 2), given.get("patience", 0),
     )  # fmt: skip
 
 
@@ -154,42 +144,6 @@ def scorer(training: Training, scored_by: dict[str, Any], group: int, workflow_i
         where, hours, mode = (scored_by[name] for name in ("collection", "hours", "mode"))
         return PeopleAtGate(store, where, folder, hours, mode, group, workflow_id)
     return partial(by_reward, prepared(scored_by["reward"]))
-
-
-def by_reward(reward: Reward, images: torch.Tensor, prompts: Sequence[str], drawn: str) -> list[float]:
-    return measured(reward, images, prompts)
-
-
-def watched_by(watch: dict[str, Any]) -> dict[str, Scorer]:
-    """The second reward, under its own name."""
-    if watch.get("second_reward") is None:
-        return {}
-    second = prepared(watch["second_reward"])
-    return {second.name: partial(by_reward, second)}
-
-
-def held_out(watch: dict[str, Any] | None) -> Pictures | None:
-    """The first of the ratings that are only looked at, where some are connected."""
-    if not watch or not isinstance(watch.get("ratings"), Feedback):
-        return None
-    rated = rated_pictures(store(), watch["ratings"])
-    return Pictures(rated.images[:SEEN], rated.prompts[:SEEN], rated.scores[:SEEN])
-
-
-def watching(given: dict[str, Any], held: Pictures | None) -> dict[str, Any]:
-    """The alarm's settings with the ratings themselves: what else people say meanwhile makes no other run of it."""
-    watch: dict[str, Any] = given.get("alarm") or {}
-    return {"alarm": watch | {"ratings": digest([held])}} if held else {}
-
-
-def fits_of(policy: Policy, vae: Any, conds: Any, held: Pictures | None, seed: int) -> dict[str, RatingFit]:
-    if held is None:
-        return {}
-    with torch.no_grad():
-        latents = encode_pictures(policy.model, vae, held.images)
-    u = held.utilities().tolist()
-    examples = [Example(*row) for row in zip(latents, held.prompts, u, strict=True)]
-    return {FIT: RatingFit(policy, ForwardSource(examples, conds, policy.process, policy.sigma_at, 8, seed))}
 
 
 class Tried:

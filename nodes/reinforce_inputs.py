@@ -7,7 +7,7 @@ from .inputs import sampling_inputs
 from .training_inputs import adapter_inputs, lora_inputs
 
 REWARDED, PEOPLE, AT_GATE = "a reward", "people", "people, at the gate"
-NO_ALARM, WARN, STOP = "off", "warn", "stop"
+AUTO, NO_ALARM, WARN, STOP = "when something is connected", "off", "warn", "stop"
 
 
 def inputs() -> list[io.Input]:
@@ -26,6 +26,7 @@ def inputs() -> list[io.Input]:
         alarm_input(),
         *more_inputs(),
         *adapter_inputs(),
+        *watched_inputs(),
     ]
 
 
@@ -149,8 +150,9 @@ def size_inputs() -> list[io.Input]:
     ]
 
 
-def alarm_input() -> io.DynamicCombo.Input:
-    watched: list[io.Input] = [
+def watched_inputs() -> list[io.Input]:
+    """What is only looked at; not inside `alarm`, whose first choice cannot bring a socket, see `inputs`."""
+    return [
         REWARD.Input(
             "second_reward", optional=True,
             tooltip="Another reward, that is only looked at: when it falls while the first rises, the first is hacked.",
@@ -161,14 +163,19 @@ def alarm_input() -> io.DynamicCombo.Input:
             "there while the reward rises, something is wrong.",
         ),
     ]  # fmt: skip
+
+
+def alarm_input() -> io.DynamicCombo.Input:
     return io.DynamicCombo.Input(
         "alarm",
         optional=True,
-        tooltip="What to do when the reward rises at the cost of a second one, or of ratings.",
+        tooltip="What to do when the reward rises at the cost of a second one, or of ratings. The first choice stops "
+        "the run, wherever second_reward or ratings are connected.",
         options=[
+            io.DynamicCombo.Option(AUTO, []),
             io.DynamicCombo.Option(NO_ALARM, []),
-            io.DynamicCombo.Option(STOP, watched),
-            io.DynamicCombo.Option(WARN, watched),
+            io.DynamicCombo.Option(STOP, watched_inputs()),
+            io.DynamicCombo.Option(WARN, watched_inputs()),
         ],
     )
 

@@ -23,6 +23,7 @@ from ..training.sources import Example, ForwardSource
 from ..training.validation import RatingFit
 from .decoder import decoder_of
 from .denoiser import WrongConnectionError, normal_reward, patchers_of
+from .learning import measured
 from .policy import Guided, Policy
 from .rollouts import How, Rolled, check_plain_guidance, record_last, record_steps, roll, window_of
 from .sampling import Conditioning, decode
@@ -30,6 +31,9 @@ from .training_run import Training
 
 Scorer = Callable[[Tensor, Sequence[str], str], list[float]]
 """Pictures (N, 3, H, W), their prompts, and a mark of these very pictures -> a score each."""
+
+REWARD_NAME = "reward"
+"""What the scores that are trained for are called in an epoch's entry; of no watched score."""
 
 LEVELS = 4
 """Noise levels at which a picture is seen in an update on the forward process."""
@@ -193,15 +197,21 @@ class Online:
             return self._ended_by(seen.get("why", ""))
         if self._looks_back():
             self.averages().keep(epoch.number, self.training.progress.average.values)
-        told = {"reward": epoch.rewards} | dict(epoch.watched)
-        measured = {n: Measured.of(values, () if n in self.fits else epoch.prompts) for n, values in told.items()}
+        told = {REWARD_NAME: epoch.rewards} | dict(epoch.watched)
+        means = {n: self._measured(n, values, epoch.prompts) for n, values in told.items()}
         entry: dict[str, Any] = {"number": epoch.number, "step": step}
-        history.epochs.append(entry | {name: [m.mean, m.error] for name, m in measured.items()})
+        history.epochs.append(entry | {name: [m.mean, m.error] for name, m in means.items()})
         why = self._alarm(epoch.number)
         if follower.judge(step, self._badness(), self.patience):
             history.events.append(f"epoch {epoch.number}: stopped, the reward did not rise any more")
             why = why or self._noted("the reward did not rise any more")
         return self._ended_by(why)
+
+    def _measured(self, name: str, values: Sequence[float], prompts: Sequence[str]) -> Measured:
+        if name not in self.fits:
+            return Measured.of(values, prompts)
+        found = Measured.of(values)
+        return Measured(found.mean, max(found.error, self.fits[name].least_error))
 
     def averages(self) -> Averages:
         follower = self.training.follower
@@ -215,7 +225,7 @@ class Online:
         """(rewards, the watched scores by name) of all epochs so far."""
         epochs = self.training.history.epochs
         watched = {name: [Measured(*one[name]) for one in epochs] for name in (*self.watched, *self.fits)}
-        return [Measured(*one["reward"]) for one in epochs], watched
+        return [Measured(*one[REWARD_NAME]) for one in epochs], watched
 
     def _alarm(self, number: int) -> str:
         alarm = over_optimised(*self._series())
@@ -249,6 +259,10 @@ class Online:
         rewards, watched = self._series()
         fallen = any(below_first(values, len(values) - 1) for values in watched.values())
         return 1e9 if fallen else -rewards[-1].mean
+
+
+def by_reward(reward: Reward, images: Tensor, prompts: Sequence[str], drawn: str) -> list[float]:
+    return measured(reward, images, prompts)
 
 
 def mark_of(latents: Tensor) -> str:

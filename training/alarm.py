@@ -11,9 +11,15 @@ import numpy as np
 WINDOW = 3
 """Epochs that are taken together: one alone is too noisy to be compared with another."""
 
-SURE = 3.0
+SURE = 3.5
 """Standard errors that a fall has to be larger than. A run is asked in every epoch and compared with its best, so that
-pure noise has many chances: with 3, one run of 20 epochs in 13 rings for nothing; with 2, every second one would."""
+pure noise has many chances: of runs of 20 epochs without any change 1 in 60 rings for nothing where the errors are
+known, 1 in 30 where they are estimated from eight prompts of four pictures, 1 in 15 from four prompts, should the
+reward rise all the time (tests/training/test_alarm.py); with 3 it would be 1 in 15, 1 in 10 and 1 in 7."""
+
+CLEAR = 3.0
+"""Standard errors by which each of two epochs in a row has to lie below the best before them: such a fall is clear
+after so few, and adds next to nothing to the alarms for nothing."""
 
 NOISE = 2.0
 """Standard errors by which an epoch may lie below the first in a second score and still be handed out."""
@@ -62,26 +68,57 @@ def _fallen(rewards: Sequence[Measured], name: str, values: Sequence[Measured]) 
     found = fall_of(values)
     if found is None:
         return ""
-    best, fall, error = found
-    rise = together(rewards[-WINDOW:]).mean - together(rewards[best : best + WINDOW]).mean
+    before, after = rewards[found.best : found.best + found.width], rewards[-found.last :]
+    rise = together(after).mean - together(before).mean
     if rise <= 0:
         return ""
     return (
-        f"Over-optimisation: the reward rose by {rise:.3g} while {name} fell by {fall:.3g} "
-        f"({SURE:g} times its standard error is {SURE * error:.3g})."
+        f"Over-optimisation: the reward rose by {rise:.3g} while {name} fell by {found.fall:.3g} "
+        f"({found.sure:g} times its standard error is {found.sure * found.error:.3g})."
     )
 
 
-def fall_of(values: Sequence[Measured]) -> tuple[int, float, float] | None:
-    """Compares the last epochs with those in which the score was best, and tells (where these begin, how far it fell
-    since, the standard error of that); None where it did not surely fall."""
+@dataclass(frozen=True)
+class Fall:
+    """By how much the last epochs lie below the best, of `width` from `best` on; error: standard error of that, of
+    which it is more than `sure` times as large."""
+
+    best: int
+    width: int
+    last: int
+    fall: float
+    error: float
+    sure: float
+
+
+def fall_of(values: Sequence[Measured]) -> Fall | None:
+    """Compares the last epochs with those in which the score was best; None where it did not surely fall."""
+    return _slow_fall(values) or _clear_fall(values)
+
+
+def _slow_fall(values: Sequence[Measured]) -> Fall | None:
+    """The last three epochs together."""
     if len(values) < 2 * WINDOW:
         return None
     windows = [together(values[i : i + WINDOW]) for i in range(len(values) - WINDOW + 1)]
     best = max(range(len(windows) - WINDOW), key=lambda i: windows[i].mean)
-    fall = windows[best].mean - windows[-1].mean
-    error = math.hypot(windows[best].error, windows[-1].error)
-    return (best, fall, error) if fall > SURE * error else None
+    return _if_sure(best, WINDOW, WINDOW, windows[best], windows[-1], SURE)
+
+
+def _clear_fall(values: Sequence[Measured]) -> Fall | None:
+    """Each of the last two by itself: from the third epoch on."""
+    if len(values) < 3:
+        return None
+    width = min(WINDOW, len(values) - 2)
+    windows = [together(values[i : i + width]) for i in range(len(values) - 1 - width)]
+    best = max(range(len(windows)), key=lambda i: windows[i].mean)
+    each = [_if_sure(best, width, 2, windows[best], one, CLEAR) for one in values[-2:]]
+    return min((one for one in each if one), key=lambda one: one.fall) if all(each) else None
+
+
+def _if_sure(best: int, width: int, last: int, before: Measured, after: Measured, sure: float) -> Fall | None:
+    fall, error = before.mean - after.mean, math.hypot(before.error, after.error)
+    return Fall(best, width, last, fall, error, sure) if fall > sure * error else None
 
 
 def best_epoch(rewards: Sequence[Measured], watched: Mapping[str, Sequence[Measured]]) -> int:

@@ -24,7 +24,7 @@ from feedback_loop.feedback.rewards.colour import brightness
 from feedback_loop.feedback.rewards.text import PreferenceReward, TextEncoder
 from feedback_loop.feedback.rewards.watermark import WatermarkPenalty
 from feedback_loop.feedback.store import FeedbackStore
-from feedback_loop.nodes import prompt_lists, reinforce
+from feedback_loop.nodes import prompt_lists, reinforce, reinforce_watch
 from feedback_loop.nodes.demo import load_demo_model
 from feedback_loop.nodes.encoder import encoder_from
 from feedback_loop.nodes.examples import encode_prompts
@@ -69,7 +69,7 @@ class Run(NamedTuple):
 
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FeedbackStore]:
-    opened = own_store(tmp_path, monkeypatch, reinforce, prompt_lists)
+    opened = own_store(tmp_path, monkeypatch, reinforce, reinforce_watch, prompt_lists)
     yield opened
     opened.close()
 

@@ -14,7 +14,7 @@ import pytest
 from feedback_loop.feedback.checks import InvalidRecord
 from feedback_loop.feedback.gate import Answer, Gate, Mode, Question, judgements
 from feedback_loop.feedback.store import FeedbackStore
-from feedback_loop.nodes import people_at_gate, prompt_lists, reinforce
+from feedback_loop.nodes import people_at_gate, prompt_lists, reinforce, reinforce_watch
 from feedback_loop.nodes.gate_room import ROOM
 from feedback_loop.nodes.people import NobodyAnsweredError
 from feedback_loop.tests.nodes import tiny_models
@@ -27,7 +27,7 @@ THREE = ("a", "b", "c")
 
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FeedbackStore]:
-    opened = own_store(tmp_path, monkeypatch, reinforce, prompt_lists)
+    opened = own_store(tmp_path, monkeypatch, reinforce, reinforce_watch, prompt_lists)
     monkeypatch.setattr(people_at_gate, "POLL", 0.01)
     yield opened
     opened.close()

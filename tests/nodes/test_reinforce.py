@@ -24,7 +24,7 @@ from torch import Tensor
 from feedback_loop.feedback.records import Generation, Rating
 from feedback_loop.feedback.rewards.base import Reward
 from feedback_loop.feedback.store import FeedbackStore
-from feedback_loop.nodes import people, prompt_lists, reinforce, reinforce_run, training_run
+from feedback_loop.nodes import people, prompt_lists, reinforce, reinforce_run, reinforce_watch, training_run
 from feedback_loop.nodes.denoiser import WrongConnectionError
 from feedback_loop.nodes.live import Live
 from feedback_loop.nodes.policy import trainable
@@ -65,7 +65,7 @@ class Constant(Reward):
 
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FeedbackStore]:
-    opened = own_store(tmp_path, monkeypatch, reinforce, prompt_lists)
+    opened = own_store(tmp_path, monkeypatch, reinforce, reinforce_watch, prompt_lists)
     monkeypatch.setattr(people, "SECONDS", 0.05)
     yield opened
     opened.close()
@@ -110,7 +110,7 @@ def test_flow_models_are_reinforced_as_well(kept: FeedbackStore, objective: dict
         vae = tiny_models.vae(channels=16)
         run_of_it = training_run.Training.begin(policy, "flow", {}, resume=False)
         how = how_to_sample(policy.model, 2.0, 4, "euler", "normal", (64, 64))
-        score = partial(reinforce.by_reward, reward)
+        score = partial(reinforce_run.by_reward, reward)
         online = Online(run_of_it, vae, conds, ["a", "b"], how, score, 2, 2, 2, seed=1, eta=0.7)
         goal = reinforce.goal_of(objective, policy, vae, {})
         lora = reinforce.reinforce(online, goal, {"epochs": 2, "updates": 2, "learning_rate": 1e-3}, Live("flow", 4))
@@ -249,16 +249,42 @@ class Rises(Falls):
         return super().score(images, prompts, embed) + 2.0 * len(self.asked)
 
 
-@pytest.mark.parametrize("what", ["stop", "warn"])
-def test_the_alarm_ends_the_run_and_hands_out_the_weights_of_before(kept: FeedbackStore, what: str) -> None:
-    """The alarm compares windows of three epochs, so it rings at the sixth; the best is the first, before any step,
-    whose LoRA adds nothing. Where it only warns, training goes on."""
-    alarm = {"alarm": what, "second_reward": Falls(), "ratings": None}
-    output = run(tiny_models.sd15(), Rises(), epochs=8, updates=1, alarm=alarm)
+STOPS = {"alarm": {"alarm": "stop", "second_reward": Falls(), "ratings": None}}
+WARNS = {"alarm": {"alarm": "warn", "second_reward": Falls(), "ratings": None}}
+
+
+@pytest.mark.parametrize(
+    ("watching", "steps"),
+    [
+        (STOPS, 2),
+        ({"second_reward": Falls()}, 2),  # by default, wherever something is connected
+        (WARNS, 4),
+        ({"alarm": {"alarm": "off"}, "second_reward": Falls()}, 4),
+    ],
+    ids=["stop", "connected", "warn", "off"],
+)
+def test_the_alarm_ends_the_run_and_hands_out_the_weights_of_before(
+    kept: FeedbackStore, watching: dict[str, Any], steps: int
+) -> None:
+    """A clear fall rings in the third epoch; the best is the first, before any step, whose LoRA adds nothing. Where it
+    only warns, training goes on."""
+    output = run(tiny_models.sd15(), Rises(), epochs=4, updates=1, **watching)
     report = output.args[3]
-    assert "Over-optimisation" in report and "quality" in report
-    assert len(output.args[1]["loss"]) == (5 if what == "stop" else 8)
-    assert moved(output.args[0]) is (what == "warn")
+    told = watching.get("alarm", {}).get("alarm") != "off"
+    assert ("Over-optimisation" in report) is told and ("quality: " in report) is told
+    assert len(output.args[1]["loss"]) == steps
+    assert moved(output.args[0]) is (steps == 4)
+
+
+def test_a_second_reward_of_the_same_name_has_one_of_its_own(kept: FeedbackStore, tmp_path: Path) -> None:
+    """Called "reward", as the scores that are trained for are in an epoch's entry, it would stand in their place."""
+    second = Falls()
+    second.name = "reward"
+    report = run(tiny_models.sd15(), Rises(), second_reward=second, **SHORT).args[3]
+    epoch = Epoch.load(tmp_path / "runs" / "mine_00001" / "rollouts" / "epoch-00000-0.safetensors")
+    assert max(epoch.watched["reward (2)"]) < 0 < min(epoch.rewards)
+    assert "reward: 1" in report and "reward (2): -" in report
+    assert reinforce_watch.own_name("reward", {"reward (2)": None}) == "reward (3)"
 
 
 class FallsLater(Falls):
@@ -403,8 +429,9 @@ def test_patience_ends_a_run_that_gets_no_better(kept: FeedbackStore) -> None:
 def test_the_fit_to_ratings_is_watched(kept: FeedbackStore) -> None:
     rate(kept, (1, 5, 2, 4), "held out")
     alarm = {"alarm": "stop", "ratings": kept.feedback("held out")}
-    report = run(tiny_models.sd15(), alarm=alarm).args[3]
+    report = run(tiny_models.sd15(), alarm=alarm, **SHORT).args[3]
     assert "fit to held-out ratings: 0 in the first epoch" in report
+    assert "fit to what was liked in them: 0 in the first epoch" in report
 
 
 def answer(kept: FeedbackStore, until: threading.Event) -> None:

@@ -79,6 +79,45 @@ def test_through_noise_what_is_handed_out_has_hardly_fallen(second: Callable[[in
     assert lost[49] <= 0.1 and lost[89] <= 0.4 and min(hacked) >= 0.5, (lost[49], lost[89], min(hacked))
 
 
+def drawn(rng: random.Random, prompts: int) -> Measured:
+    """A level score of four pictures of each prompt, half of whose variance is the prompts', as epochs measure it."""
+    names, found = [], []
+    for name in map(str, range(prompts)):
+        easy = rng.gauss(0, 0.5**0.5)
+        names += [name] * 4
+        found += [easy + rng.gauss(0, 0.5**0.5) for _ in range(4)]
+    return Measured.of(found, names)
+
+
+@pytest.mark.parametrize(
+    ("one", "most"),
+    [
+        (lambda rng: Measured(rng.gauss(0, 0.2), 0.2), 0.04),
+        (lambda rng: drawn(rng, 8), 0.07),
+        (lambda rng: drawn(rng, 4), 0.11),
+    ],
+    ids=["known errors", "eight prompts", "four prompts"],
+)
+def test_without_any_change_few_runs_of_twenty_epochs_ring(
+    one: Callable[[random.Random], Measured], most: float
+) -> None:
+    """300 runs whose reward rises all the time, asked in every epoch. The rates are about .013, .033 and .067; the
+    bounds are three binomial standard errors above. 3 in place of 3.5 standard errors breaks them."""
+    rng, rewards, rang = random.Random(1), series(range(20)), 0
+    for _ in range(300):
+        level = [one(rng) for _ in range(20)]
+        rang += any(over_optimised(rewards[:n], {"s": level[:n]}) for n in range(2, 21))
+    assert rang / 300 <= most, rang / 300
+
+
+def test_a_clear_fall_rings_in_the_third_epoch_and_one_bad_epoch_does_not() -> None:
+    """.1 * sqrt 2 = .14 is the error of a difference, so that .5 is more than three of it."""
+    assert "fell by 0.5 " in over_optimised(RISING[:3], {"second": series([1, 0.5, 0.4])})
+    assert over_optimised(RISING[:3], {"second": series([1, 0.5, 0.9])}) == ""
+    assert over_optimised(RISING[:2], {"second": series([1, 0.0])}) == ""
+    assert over_optimised(RISING[2::-1], {"second": series([1, 0.5, 0.4])}) == ""  # no rise, nothing bought with it
+
+
 def test_the_top_is_not_the_luckiest_epoch() -> None:
     """Level with one epoch that stands out, then a straight fall: the corner is where the lines meet."""
     assert top(series([0, 0, 1, 0, 0, 0, -2, -4, -6])) in (4, 5)
