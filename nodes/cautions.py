@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..feedback.rewards.base import Reward
+from ..training.distributed_options import RATE, RATES
 
 FEW_STEPS = 8
 """A model that is sampled in so few steps without guidance is a distilled one (Turbo, LCM, Lightning, Schnell)."""
@@ -26,4 +27,15 @@ def of_few_steps(objective: str, cfg: float, steps: int) -> list[str]:
     return [
         f"{steps} steps at cfg {cfg:g} look like a distilled model (Turbo, LCM, Lightning), whose pictures {objective} "
         "blurs. PPO in Reinforce LoRA learns on the sampler's own steps instead."
+    ]
+
+
+def of_fast_pairs(objective: str, rate: float) -> list[str]:
+    """DPO's and KTO's losses are steep where the model is as it was; at the others' rate they leave it at once."""
+    own = RATES.get(objective.lower())
+    if own is None or rate < RATE:
+        return []
+    return [
+        f"A learning rate of {rate:g} is {rate / own:.0f} times {objective}'s own, {own:g}, which a learning_rate of 0 "
+        "takes: right for a tiny model, and too fast for any other."
     ]

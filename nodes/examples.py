@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,10 +37,13 @@ class Sampling:
     seed: int
 
 
-def rated_pictures(kept: FeedbackStore, feedback: Feedback) -> Pictures:
+def rated_pictures(
+    kept: FeedbackStore, feedback: Feedback, check: Callable[[Sequence[tuple[int, int]]], None] | None = None
+) -> Pictures:
     """Every rated or compared picture of which the prompt is known, as bytes, with the mean of its raters' values.
 
-    Raises NoPreferenceError when there are fewer than two.
+    check: is told their sizes, (width, height), before one is read, and may raise. Raises NoPreferenceError when there
+    are fewer than two.
     """
     ratings: dict[str, list[RatedImage]] = {}
     prompts: dict[str, str] = {}
@@ -58,6 +61,8 @@ def rated_pictures(kept: FeedbackStore, feedback: Feedback) -> Pictures:
             f"There are {len(prompts)} rated pictures with a known prompt in {where}: rate at least two, better 50 or "
             "more. Feedback Capture records the prompt by itself, or takes it from its input."
         )
+    if check is not None:
+        check([(found.width, found.height) for found in map(kept.image, prompts)])
     images = [torch.tensor(kept.image_pixels(image_id)) for image_id in prompts]
     scores = [_mean(ratings.get(image_id, [])) for image_id in prompts]
     return Pictures(images, list(prompts.values()), scores, _preferences(compared, list(prompts)))

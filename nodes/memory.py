@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
 import torch
@@ -15,6 +15,9 @@ from ..training.loop import estimates
 from ..training.objectives import Batch, Objective
 from .checkpointing import checkpointed_blocks
 from .policy import Policy
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
 
 BYTES_PER_WEIGHT = 4 * 6
 """float32: the weight, its gradient, Adam's two moments, the moving average, and the old view."""
@@ -77,6 +80,24 @@ def need_of(policy: Policy, objective: Objective, batch: Batch) -> Need:
 
 class _TooMuch(Exception):
     pass
+
+
+def check_room(model: ModelPatcher, sizes: Sequence[tuple[int, int]]) -> None:
+    """sizes: (width, height) of all rated pictures. Raises NotEnoughMemoryError before one of them is read where they
+    cannot be held as bytes beside each other, or their latents on the model's device."""
+    form = model.model.latent_format
+    side = getattr(form, "spacial_downscale_ratio", 8)
+    pixels = sum(width * height for width, height in sizes)
+    latents = 4 * form.latent_channels * pixels // side**2
+    on_host = int(comfy.model_management.get_free_memory(torch.device("cpu")))
+    on_device = int(comfy.model_management.get_free_memory(model.load_device))
+    if HEADROOM * 3 * pixels <= on_host and HEADROOM * latents <= on_device:
+        return
+    raise NotEnoughMemoryError(
+        f"The {len(sizes)} rated pictures take {_size(3 * pixels)} of memory, of which {_size(on_host)} is free, and "
+        f"their latents {_size(latents)} of the model's device, where {_size(on_device)} is free. Pick fewer in "
+        "Collect feedback (a collection, a rater, a time), or close other programs."
+    )
 
 
 def _nothing(_: Any) -> Any:

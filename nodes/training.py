@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ from .examples import encode_pictures, encode_prompts, rated_pictures, scored_pi
 from .existing_lora import NONE, existing_lora
 from .gradient_check import check_gradients
 from .live import Live, Samples
-from .memory import need_of
+from .memory import check_room, need_of
 from .policy import trainable
 from .sampling import Conditioning, check_prompts, rollout
 from .training_inputs import (
@@ -47,6 +48,7 @@ from .training_inputs import (
     lora_inputs,
     objective_input,
     pictures_input,
+    rate_of,
     sampling_of,
     setup_of,
     show_input,
@@ -125,7 +127,8 @@ def fit_lora(
     check_vae(vae, model)
     goal, about = goal_of(objective)
     checked_name(name)
-    rated = rated_pictures(store(), feedback)
+    numbers = numbers | {"learning_rate": rate_of(objective["objective"], numbers["learning_rate"])}
+    rated = rated_pictures(store(), feedback, partial(check_room, model))
     conds = encode_prompts(clip, rated.prompts)
     check_prompts(model, conds.values())
     latents = encode_pictures(model, vae, rated.images)
@@ -136,7 +139,8 @@ def fit_lora(
     with trainable(model, numbers["rank"], seed, replace(setup_of(numbers), existing=known)) as policy:
         training = Training.begin(policy, name, settings, numbers.get("ema", 0.99), numbers.get("resume", True))
         begun(training.name)
-        for line in [*told, *cautions_of(objective, pictures)]:
+        rate = cautions.of_fast_pairs(objective["objective"], numbers["learning_rate"])
+        for line in [*told, *rate, *cautions_of(objective, pictures)]:
             training.tell(line)
         more = made_for(training, vae, conds, rated, pictures, seed) if pictures["pictures"] == MORE else []
         learned = examples([rated, *(m for m, _ in more)], [*latents, *(x for _, xs in more for x in xs)], goal)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..training.adapters import KINDS, LAYERS
+from ..training.distributed_options import RATE, RATES
 from ..training.objectives import Nft, Objective, Sft
 from ..training.preferences import Dpo, Kto
 from .compat import REWARD, io
@@ -24,6 +25,11 @@ def goal_of(chosen: dict[str, Any]) -> tuple[Objective, dict[str, Any]]:
     kind = chosen["objective"]
     settings = {key: value for key, value in chosen.items() if key != "objective"}
     return OBJECTIVES[kind](**settings), {"objective": kind, **settings}
+
+
+def rate_of(objective: str, given: float) -> float:
+    """The learning rate; 0 stands for the objective's own."""
+    return given or RATES.get(objective.lower(), RATE)
 
 
 def objective_input() -> io.DynamicCombo.Input:
@@ -113,9 +119,9 @@ def length_inputs() -> list[io.Input]:
             tooltip="How often the weights change; 200 to 1000 are usual, too many make pictures alike.",
         ),
         io.Float.Input(
-            "learning_rate", default=1e-4, min=1e-7, max=0.1, step=1e-6, round=False,
-            tooltip="How far the first steps go; it falls to 0. 1e-4 for real models, 1e-3 for tiny ones; a fifth of "
-            "that for DPO and KTO.",
+            "learning_rate", default=0.0, min=0.0, max=0.1, step=1e-6, round=False,
+            tooltip="How far the first steps go; it falls to 0. 0 takes the objective's own: 1e-4, and 2e-5 for DPO "
+            "and KTO. Tiny models need ten times as much.",
         ),
         io.Int.Input(
             "batch", default=8, min=1, max=1024,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from feedback_loop.feedback.store import FeedbackStore
 from feedback_loop.feedback.tables import model_run
-from feedback_loop.nodes import cautions, evaluation_votes, existing_lora, learning, training_inputs
+from feedback_loop.nodes import cautions, evaluation_votes, existing_lora, learning, memory, training_inputs
 from feedback_loop.nodes.examples import encode_pictures, rated_pictures
 from feedback_loop.nodes.live import curves_of
 from feedback_loop.nodes.policy import trainable
@@ -82,6 +83,21 @@ def test_a_trainers_report_tells_what_it_needs_and_what_speaks_against_it(kept: 
     assert "needs about" in told and "is free" in told
     plain = text_of(test_training.run(kept, tiny_models.sd15(), name="plain"))
     assert "needs about" in plain and not any(word in plain for word in ("weak", "distilled", "held out"))
+
+
+def test_more_pictures_than_fit_are_refused_before_one_is_read(
+    kept: FeedbackStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five pictures of 64 x 64 take 60 KB, and their latents 5 KB; without their files none of them can be read."""
+    test_training.rate(kept, [1, 5, 2, 4, 3])
+    shutil.rmtree(tmp_path / "media")
+    sizes = [(64, 64)] * 5
+    free = {"cpu": 80_000}
+    monkeypatch.setattr(memory.comfy.model_management, "get_free_memory", lambda device: free["cpu"])
+    memory.check_room(tiny_models.sd15(), sizes)
+    free["cpu"] = 50_000
+    with pytest.raises(memory.NotEnoughMemoryError, match="The 5 rated pictures take .*Pick fewer in Collect feedback"):
+        test_training.run(kept, tiny_models.sd15())
 
 
 def test_reinforcing_tells_the_same_notes_its_run_and_frees_its_rewards(
