@@ -125,6 +125,42 @@ def wilson(successes: float, n: float) -> Interval:
     return Interval(rate, max(0.0, middle - reach), min(1.0, middle + reach))
 
 
+def chance_of_no_fall(change: Interval, freedom: int) -> float:
+    """One-sided p of Student's t that what changed did not fall, from a 95 % interval with so many degrees of freedom:
+    .025 where the interval's upper end is 0."""
+    from scipy.stats import t
+
+    reach = change.high - change.value
+    if freedom < 1 or not 0 <= reach < math.inf or math.isnan(change.value):
+        return 1.0
+    if reach == 0:
+        return float(change.value >= 0)
+    return float(t.cdf(change.value * _t95(freedom) / reach, freedom))
+
+
+def chance_of_no_minority(share: Interval) -> float:
+    """One-sided p that a share with Wilson's 95 % interval is a half or more, by the score test that the interval is
+    the inverse of: .025 where its upper end is .5. The (effective) number comes out of where its middle lies."""
+    from scipy.stats import norm
+
+    z, rate, middle = 1.959964, share.value, (share.low + share.high) / 2
+    if not rate < 0.5 or not rate < middle < 0.5:
+        return 1.0
+    n = z * z * (0.5 - middle) / (middle - rate)
+    return float(norm.cdf((rate - 0.5) * 2 * math.sqrt(n)))
+
+
+def holm(chances: Sequence[float], level: float) -> list[bool]:
+    """Which of several hypotheses are refuted, with a probability of at most `level` that any true one is among them,
+    however they hang together (Holm 1979). chances: the p of each."""
+    refuted = [False] * len(chances)
+    for done, place in enumerate(sorted(range(len(chances)), key=lambda i: chances[i])):
+        if chances[place] > level / (len(chances) - done):
+            break
+        refuted[place] = True
+    return refuted
+
+
 def pair_accuracy(correct: Numbers, left: Sequence[Hashable], right: Sequence[Hashable]) -> Interval:
     """Share of pairs that were ranked right, (P,) of 1, 0 or .5; left, right: the cluster of either picture of a pair.
 

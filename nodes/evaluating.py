@@ -28,6 +28,8 @@ from .text_tower import joint_width, mismatch, text_tower
 THUMBNAIL = 8  # pixels a side that stand for a picture's features where no image encoder is at hand
 ALIGNMENT = "alignment"
 DIVERSITY = "diversity"
+ONE_SIDED = 0.025
+"""How often the alarm may take chance for a fall: what a 95 % interval leaves on one side."""
 
 
 class EvaluationError(ValueError):
@@ -100,23 +102,32 @@ class Evaluation:
     def alarm(self) -> str:
         """What speaks for a reward that is being hacked, in words, or "".
 
-        The reward's rise and what falls against it both have to be beyond their intervals.
+        The reward's rise has to be beyond its interval. What falls against it is tested by Holm's procedure, so that
+        one of all that is watched falls by chance in one evaluation of 40 at most, however much is watched.
         """
         if not self.result.gain.low > 0:
             return ""
-        fallen = [
-            f"{name} falls by {-one.change.value:.3g} (95 % interval {-one.change.high:.3g} to {-one.change.low:.3g})"
-            for name, one in self.watched.items()
-            if one.change.high < 0
-        ]
-        if self.votes is not None and self.votes.votes and self.votes.win_rate.high < 0.5:
-            fallen.append(f"people prefer A in {1 - self.votes.win_rate.value:.0%} of {self.votes.votes} blind votes")
+        fallen = self._fallen()
         if not fallen:
             return ""
         return (
             f"Alarm: the judge's reward rises by {self.result.gain.value:.3g} while {'; '.join(fallen)}. "
             "B may please the judge without being better: look at the pictures, and ask people."
         )
+
+    def _fallen(self) -> list[str]:
+        """What surely fell of what is watched, and whether people prefer A, in words."""
+        rows = self.drawn.rows
+        freedom = len(set(rows) if clusters_of(rows) else rows) - 1
+        words = [
+            f"{name} falls by {-one.change.value:.3g} (95 % interval {-one.change.high:.3g} to {-one.change.low:.3g})"
+            for name, one in self.watched.items()
+        ]
+        chances = [evaluation.chance_of_no_fall(one.change, freedom) for one in self.watched.values()]
+        if self.votes is not None and self.votes.votes:
+            words.append(f"people prefer A in {1 - self.votes.win_rate.value:.0%} of {self.votes.votes} blind votes")
+            chances.append(evaluation.chance_of_no_minority(self.votes.win_rate))
+        return [word for word, sure in zip(words, evaluation.holm(chances, ONE_SIDED), strict=True) if sure]
 
 
 def split_prompts(text: str) -> list[str]:

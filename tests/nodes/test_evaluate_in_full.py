@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import urllib.request
 import uuid
@@ -80,6 +81,32 @@ def test_people_who_prefer_a_blind_are_an_alarm() -> None:
     """2 of 20 for B: Wilson's upper end is .30; 8 of 20: .61."""
     assert "people prefer A in 90%" in found(votes=counted(2, 18)).alarm
     assert found(votes=counted(8, 12)).alarm == ""
+
+
+def test_however_much_is_watched_chance_rings_in_one_of_forty_evaluations_at_most() -> None:
+    """Three scores that do not change, over 12 prompts, and votes by a fair coin, beside a reward that rises. Each by
+    its own interval would ring in about 9 %; together in 2.5 % at most, and the bound is three standard errors above.
+    """
+    rng, rows, rang = np.random.default_rng(0), tuple(map(str, range(12))), 0
+    for _ in range(600):
+        changes = {str(k): evaluation.mean_interval(rng.normal(size=12)) for k in range(3)}
+        rang += found(votes=counted(wins := int(rng.binomial(40, 0.5)), 40 - wins), rows=rows, **changes).alarm != ""
+    assert rang / 600 <= 0.025 + 3 * (0.025 * 0.975 / 600) ** 0.5, rang
+
+
+def test_the_ps_of_holms_procedure_are_those_of_the_intervals() -> None:
+    """At an upper end of exactly 0, or of .5 for a share, one side holds .025; Holm 1979 takes .01 of (.01, .02, .03)
+    at .03, which is its third, and then .02 against a half of it fails."""
+    sample = np.random.default_rng(1).normal(size=9)
+    reach = evaluation.mean_interval(sample).high - sample.mean()
+    assert evaluation.chance_of_no_fall(Interval(-reach, -2 * reach, 0.0), 8) == pytest.approx(0.025)
+    assert evaluation.chance_of_no_fall(Interval(0.0, -reach, reach), 8) == pytest.approx(0.5)
+    share = evaluation.wilson(8, 20)
+    score = (8 - 10) / math.sqrt(20 / 4)
+    assert evaluation.chance_of_no_minority(share) == pytest.approx(0.5 * math.erfc(-score / math.sqrt(2)))
+    assert evaluation.chance_of_no_minority(evaluation.wilson(12, 20)) == 1.0
+    assert evaluation.holm([0.02, 0.01, 0.03], 0.03) == [False, True, False]
+    assert evaluation.holm([0.015, 0.01, 0.03], 0.03) == [True, True, True]
 
 
 def test_a_reward_that_is_bought_with_diversity_sets_the_alarm_off(models: dict) -> None:  # noqa: F811
