@@ -55,8 +55,9 @@ def add_routes(routes: web.RouteTableDef, store: Store) -> None:
     async def prune(request: web.Request) -> web.Response:
         await body(request, models.EmptyBody)
         freed = await on_thread(lambda: store().prune())
+        passing = await on_thread(prune_runs)
         disk.forget()
-        return web.json_response(asdict(freed))
+        return web.json_response(asdict(freed) | {"bytes": freed.bytes + passing})
 
     @routes.post(f"{ROOT}/backup")
     @answered
@@ -65,6 +66,19 @@ def add_routes(routes: web.RouteTableDef, store: Store) -> None:
         made = await on_thread(lambda: back_up(store(), data_folder() / "backups"))
         disk.forget()
         return web.json_response({"name": made.name, "bytes": size_of(made)})
+
+
+def prune_runs() -> int:
+    """Bytes freed of what finished trainings drew and no unfinished one can go on with: those whose LoRA is there. What
+    people rated of it is in the store, and stays."""
+    import folder_paths
+
+    from ..training.runs import tidy_finished
+
+    folders = [Path(folder) for folder in folder_paths.get_folder_paths("loras")]
+    return tidy_finished(
+        data_folder() / "runs", lambda name: any((folder / f"{name}.safetensors").is_file() for folder in folders)
+    )
 
 
 def back_up(store: FeedbackStore, folder: Path) -> Path:

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from .lora_files import sync
 
 MANIFEST = "manifest.json"
 BEST = "best.json"
+PASSING = ("rollouts", "averages", "made.safetensors")
+"""What lies beside the checkpoints of a run and is of use to nobody once its LoRA is there."""
 
 
 @dataclass
@@ -94,6 +96,21 @@ class Run:
                 shutil.rmtree(path)
         for left in self.folder.glob(".*.part"):  # by a writer that was killed; one run has one writer
             shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def tidy_finished(folder: Path, is_finished: Callable[[str], bool]) -> int:
+    """Deletes what only an unfinished run needs of the runs in a folder that `is_finished`, by name: the pictures that
+    it drew, as latents with their scores, and the weights of its epochs. Checkpoints stay. Returns the bytes freed."""
+    freed = 0
+    for run in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if run.is_symlink() or not run.is_dir() or not is_finished(run.name):
+            continue
+        for part in (run / name for name in PASSING):
+            if part.is_symlink() or not part.exists():
+                continue
+            freed += sum(file.lstat().st_size for file in (part, *part.rglob("*")) if file.is_file())
+            shutil.rmtree(part) if part.is_dir() else part.unlink()
+    return freed
 
 
 def load(checkpoint: Path) -> tuple[int, dict[str, dict[str, Tensor]], dict[str, object]]:

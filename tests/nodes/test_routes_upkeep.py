@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlencode
 
+import folder_paths
 import pytest
 
 from feedback_loop.feedback.records import ModelRun
@@ -136,6 +137,31 @@ def test_pruning_leaves_what_was_judged(server):
     assert ids(server, "") == [judged]
     assert server.post(f"{API}/prune", {}) == {"images": 0, "bytes": 0}
     assert server.request("POST", f"{API}/prune", {"all": True})[0] == 422
+
+
+def test_pruning_takes_what_finished_trainings_drew_and_leaves_what_others_go_on_with(
+    server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Of two runs one has its LoRA: its drawn pictures and the weights of its epochs go, its checkpoint stays, and so
+    does all of the run that is not done. What lies behind a link is not the run's."""
+    monkeypatch.setattr(routes_upkeep, "data_folder", lambda: tmp_path / "data")
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(tmp_path / "loras")], {".safetensors"}))
+    (tmp_path / "loras").mkdir()
+    (tmp_path / "loras" / "done_00001.safetensors").write_bytes(b"lora")
+    elsewhere = tmp_path / "elsewhere" / "rollouts"
+    for run in (tmp_path / "data" / "runs" / "done_00001", tmp_path / "data" / "runs" / "open_00002", elsewhere.parent):
+        for name in ("rollouts/epoch-00000-0", "averages/epoch-00000", "made", "step-000001/adapter"):
+            file = run / f"{name}.safetensors"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(bytes(10))
+    linked = tmp_path / "data" / "runs" / "linked"
+    linked.symlink_to(elsewhere.parent)
+    (tmp_path / "loras" / "linked.safetensors").write_bytes(b"lora")
+    assert server.post(f"{API}/prune", {}) == {"images": 0, "bytes": 30}
+    left = [len([f for f in run.rglob("*") if f.is_file()]) for run in sorted((tmp_path / "data" / "runs").iterdir())]
+    assert (left[0], left[2], len(list(elsewhere.parent.rglob("*.safetensors")))) == (1, 4, 4)
+    assert (tmp_path / "data" / "runs" / "done_00001" / "step-000001" / "adapter.safetensors").exists()
+    assert server.post(f"{API}/prune", {}) == {"images": 0, "bytes": 0}
 
 
 def test_a_backup_lies_in_the_data_folder_under_a_name_that_nobody_chose(server):

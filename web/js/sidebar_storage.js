@@ -51,7 +51,7 @@ export class Storage {
       element(
         "div",
         { className: "fl-bar fl-wrap" },
-        this.#button("Prune…", "Delete the pictures that nobody judged", () => this.prune()),
+        this.#button("Prune…", "Delete the pictures that nobody judged, and what finished trainings left", () => this.prune()),
         this.#button("Back up", "Write a copy of every judgement and picture", () => this.backUp()),
       ),
       element("p", { className: "fl-count", text: RESTORE }),
@@ -71,7 +71,7 @@ export class Storage {
   }
 
   async prune() {
-    const message = "Every picture that nobody rated, compared, marked or commented on is deleted from the feedback folder. Files in the output folder stay.";
+    const message = "Every picture that nobody rated, compared, marked or commented on is deleted from the feedback folder, and what finished trainings drew for themselves. Files in the output folder stay.";
     if (!(await confirmed("Prune pictures that nobody judged?", message, "delete"))) return;
     try {
       const freed = await prune();
