@@ -13,8 +13,9 @@ that were true plain, those that still are.
 regions: drawn pictures with a watermark in a corner, or with another object than the prompt says, marked by the box
 around it; one round of four candidates. `gone`: the judge sees no watermark, or the prompted shape and colour, in the
 first candidate; in the one that a person picks, who takes a right one where there is one. `seam`: how well the gradient
-across the edge of the mask, and one and two pixels inside of it, tells the picked one from the picture drawn as it
-should be, by the area under the curve; .5 is not at all.
+across the edge of the mask tells the picked one from the picture before, in which nothing is pasted, by the area under
+the curve; .5 is not at all. Beside it how well that, and the gradient one and two pixels inside, tells it from the
+picture drawn as it should be.
 
 references: 4 pictures with the property and 4 without, of other prompts, others for each quarter of the pictures; how
 often it is there, without and with them.

@@ -123,10 +123,13 @@ def refine(demo: Demo, one: Marked, comment: str, seed: int, **more: Any) -> tor
 
 
 def seam_shows(images: torch.Tensor, marks: Sequence[Marked]) -> dict[str, list[float]]:
-    """How well results (N, 3, H, W) are told from the pictures as they should be, by the gradient across the edge.
+    """How well results (N, 3, H, W) are told from pictures with nothing pasted, by the gradient across the edge.
 
-    Once by that alone, once by how far it exceeds that of the picture beside, and once by the gradient one and two
-    pixels further in, where the blend is steepest; each an area under the curve with its interval.
+    From the same pictures before, whose edge nobody touched: by that gradient alone, and by how far it exceeds that of
+    the picture beside. From the pictures as they should be, which the autoencoder, that smears a mark over the edge of
+    its box, saw without it: by the gradient across the edge, and by the one one and two pixels further in, where the
+    blend is steepest. `untouched` tells the pictures before from those as they should be, so what of it is the
+    smear. Each an area under the curve with its interval.
     """
     from feedback_loop.guidance.regions import grown, seam
 
@@ -134,10 +137,15 @@ def seam_shows(images: torch.Tensor, marks: Sequence[Marked]) -> dict[str, list[
         return float(np.mean([seam(image, grown(mask[None], -by)[0])[0] for by in (1, 2)]))
 
     made = np.array([seam(i, m.mask) for i, m in zip(images, marks, strict=True)])
-    clean = np.array([seam(m.clean.movedim(-1, 0), m.mask) for m in marks])
+    before, clean = (
+        np.array([seam(one.movedim(-1, 0), m.mask) for one, m in zip(every, marks, strict=True)])
+        for every in ([m.picture for m in marks], [m.clean for m in marks])
+    )
     return {
-        "across the edge": told_apart(made[:, 0], clean[:, 0]),
-        "across less beside": told_apart(made[:, 0] - made[:, 1], clean[:, 0] - clean[:, 1]),
+        "across the edge": told_apart(made[:, 0], before[:, 0]),
+        "across less beside": told_apart(made[:, 0] - made[:, 1], before[:, 0] - before[:, 1]),
+        "from as it should be": told_apart(made[:, 0], clean[:, 0]),
+        "untouched from as it should be": told_apart(before[:, 0], clean[:, 0]),
         "further in": told_apart(
             np.array([further_in(i, m.mask) for i, m in zip(images, marks, strict=True)]),
             np.array([further_in(m.clean.movedim(-1, 0), m.mask) for m in marks]),

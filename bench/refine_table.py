@@ -13,6 +13,8 @@ HEADS = {
         "bit-equal outside",
         "seam",
         "seam, less beside",
+        "from as it should be",
+        "the same, nothing pasted",
         "in the blend",
     ),
     "references": ("liked", "plain", "with references", "rise", "the rest stays"),
