@@ -14,8 +14,8 @@ HALVINGS = ((0.5, 3 / 8), (0.65, 0.0))
 """At half of the steps three in eight candidates go on, at two thirds of them one: 8 candidates for 4.8 whole runs.
 
 On the demo model estimates rank the candidates as the finished pictures will be ranked, by a learned taste and by the
-watermark detector, with a correlation of .45 and .1 at a quarter of the steps, .82 and .5 at half, .98 and .8 at two
-thirds: dropping them earlier is dropping at random.
+watermark detector, with a correlation of .34 and -.1 at a quarter of the steps, .82 and .49 at half, .98 and .8 at two
+thirds (bench/estimates.py): dropping them earlier is dropping at random.
 """
 
 
