@@ -1,14 +1,14 @@
 """One run of ComfyUI's own stochastic sampler over N particles a picture, resampled between its steps.
 
-The sampler's function runs once, over all particles as one batch; what it holds on to between steps are x and the
-estimates that it was given, and those tensors are resampled in place. The denoiser is called for one particle of all
-pictures at a time, as in a plain run, so that prompts, masks, ControlNets and others' patches see what they know.
+The sampler's function runs once, over all particles as one batch; what it holds on to between steps are its variables:
+x, estimates, and what it made of them. Those tensors are resampled in place. The denoiser is called for one particle of
+all pictures at a time, as in a plain run, so that prompts, masks, ControlNets and others' patches see what they know.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,14 +22,13 @@ from ..feedback.rewards.base import Reward
 from ..guidance.particles import Particles, Steering, spread
 from ..guidance.steering import Steered
 from .decoder import check_pictures, decoder_of
-from .denoiser import process_of
+from .denoiser import WrongConnectionError, process_of
 from .pull import RewardGuidance
 from .ruled import check_no_rules
 from .scoring import LatentScores
 from .starts import NoiseSampler, noise_sampler_of, noises_of, seeds_of, started
 
 BEST, DRAWN, ALL = "best", "drawn", "all"
-MEMORY = 3  # estimates that a sampler looks back on, at most (DPM++ 3M)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +95,7 @@ class _Run:
         self.noise = _Noise([noise_sampler_of(plan.name, x, sigmas, one) for one in seeds])
         generator = torch.Generator().manual_seed(seeds[-1])
         self.steered = Steered(plan.steering, self.process, self.score, plan.count, len(x), generator, plan.every)
+        check_noise_drawn(plan.name, sigmas, options)
         self.correction = _Correction(self.process, sigmas, options) if plan.correct else None
         self.last: dict[str, Any] = {}
 
@@ -123,7 +123,8 @@ class _Run:
     def _on_step(self, info: dict[str, Any]) -> None:
         self._weigh_back()
         x, denoised, sigma = info["x"], info["denoised"], info["sigma"]
-        others = [old for old in self.model.given if old is not denoised]
+        sampler = sys._getframe(1)  # tests see to it that this is so for every sampler in STOCHASTIC
+        others = held(sampler.f_locals.values(), x, denoised)
         if self.correction is not None:
             others += self.correction.step(info["i"])
         self.last = info
@@ -148,15 +149,19 @@ class _Run:
         return self.steered.rows(particles.draw() if self.plan.keep == DRAWN else chosen[self.plan.keep])
 
 
-class _Model:
-    """What the sampler calls: all particles in, one particle of all pictures at a time to the model of the plain run.
+def held(values: Iterable[Any], x: Tensor, denoised: Tensor) -> list[Tensor]:
+    """The tensors of x's shape among a sampler's variables and in its lists, each memory once, without these two."""
+    flat = [one for value in values for one in (value if isinstance(value, list | tuple) else [value])]
+    tensors = {one.data_ptr(): one for one in flat if isinstance(one, Tensor) and one.shape == x.shape}
+    known = (x.data_ptr(), denoised.data_ptr())
+    return [one for place, one in tensors.items() if place not in known]
 
-    given: the latest estimates, as the sampler holds them.
-    """
+
+class _Model:
+    """What the sampler calls: all particles in, one particle of all pictures at a time to the plain run's model."""
 
     def __init__(self, model: Any, noises: Sequence[Tensor]) -> None:
         self._model, self._noises = model, noises
-        self.given: deque[Tensor] = deque(maxlen=MEMORY + 1)
         self.calls = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -171,9 +176,7 @@ class _Model:
             self._model.noise = noise  # an inpainted part keeps to the particle's own noise
             parts.append(self._model(rows, level, **extra_args))
         self.calls += len(parts)
-        denoised = torch.cat(parts)
-        self.given.append(denoised)
-        return denoised
+        return torch.cat(parts)
 
 
 class _Noise:
@@ -229,6 +232,16 @@ class _Correction:
             return guided
 
         return listen
+
+
+def check_noise_drawn(name: str, sigmas: Tensor, options: dict[str, Any]) -> None:
+    """Raises WrongConnectionError for an SA solver whose part of the schedule with noise holds none of the steps."""
+    tau = options.get("tau_func")
+    if tau is not None and not any(tau(sigma) > 0 for sigma in sigmas[1:-1]):
+        raise WrongConnectionError(
+            f"'{name}' draws no noise at any of these steps, so all copies of a particle would stay alike. Set eta "
+            "above 0, and let sde_start_percent to sde_end_percent hold some steps."
+        )
 
 
 def report(plan: Plan, particles: Particles, clean: Tensor, calls: int) -> str:

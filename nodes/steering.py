@@ -40,8 +40,27 @@ STOCHASTIC = (
     "seeds_2",
     "seeds_3",
     "exp_heun_2_x0_sde",
+    "er_sde",
+    "sa_solver",
+    "sa_solver_pece",
 )
-"""Core samplers that draw noise on the way and hold nothing between steps but x and the estimates they were given."""
+"""Core samplers that draw noise on the way."""
+
+NO_NOISE = "it draws no noise on the way, so all copies of a particle would stay alike"
+NOT_CORE = "it is no sampler of ComfyUI's own, and what it keeps between its steps is not known"
+CFG_PP = "it keeps the unguided estimate that the model gave last, which is that of one particle alone"
+ADAPTIVE = "it chooses its steps by itself, for all particles alike"
+
+
+def why_not(name: str, sampler: Any) -> str:
+    """Why particles cannot be put around a sampler of this name; empty where they can."""
+    if name in STOCHASTIC:
+        return "" if is_core(sampler, name) else NOT_CORE
+    if name in ("dpm_fast", "dpm_adaptive"):
+        return ADAPTIVE
+    if name.endswith("_cfg_pp"):
+        return CFG_PP
+    return NO_NOISE if is_core(sampler, name) or name in ("unipc", "unipc_bh2") else NOT_CORE
 
 
 def check_stochastic(sampler: Any, correct: bool) -> str:
@@ -49,10 +68,10 @@ def check_stochastic(sampler: Any, correct: bool) -> str:
     name = name_of(sampler)
     if isinstance(getattr(sampler, "sampler_function", None), Plan):
         raise WrongConnectionError("This sampler has particles around it already: use one Reward steering node.")
-    if name not in STOCHASTIC or not is_core(sampler, name):
+    if why := why_not(name, sampler):
         raise WrongConnectionError(
-            f"The sampler '{name}' cannot be steered by particles: it draws no noise on the way, or keeps things "
-            "between its steps that cannot be resampled. Choose euler_ancestral, dpmpp_2m_sde, dpmpp_sde or lcm."
+            f"The sampler '{name}' cannot be steered by particles: {why}. Choose euler_ancestral, dpmpp_2m_sde, "
+            "dpmpp_sde, er_sde or lcm."
         )
     silent = [key for key in ("eta", "s_noise") if sampler.extra_options.get(key, 1.0) == 0]
     if silent:
