@@ -18,6 +18,9 @@ Action = Literal["boost guidance", "step back", "switch conditioning", "stop"]
 COMPARE: tuple[Compare, ...] = get_args(Compare)
 ACTIONS: tuple[Action, ...] = get_args(Action)
 
+MOST_BOOST = 10.0
+"""What boosts multiply guidance by at most, all together: as far as the strength of Reward guidance goes."""
+
 PAST = {
     "boost guidance": "guidance boosted",
     "step back": "stepped back",
@@ -94,7 +97,7 @@ class Course:
     def _act(self, rule: int, place: int) -> None:
         one = self.rules[rule]
         if one.action == "boost guidance":
-            self.factor[place] *= one.amount
+            self.factor[place] = min(float(self.factor[place]) * one.amount, MOST_BOOST)
         elif one.action == "switch conditioning":
             self.switched[place] = rule
         elif one.action == "stop":

@@ -14,6 +14,8 @@ from torch import Tensor
 from ..diffusion.process import Process, per_sample
 from ..guidance.gradient import Transport, forward_difference
 from .denoiser import WrongConnectionError, gradients, training_kernels
+from .fitting import Fitting
+from .network_parts import checkpointed
 from .policy import check_weights, normal_cond, twin_of
 from .slope_check import check_slope, check_whole
 
@@ -21,15 +23,21 @@ METHODS = ("fast", "difference", "full")
 
 INSTEAD = "Set `gradient` to difference or fast, which need none."
 
+WHO = "Reward guidance through the model"
+"""Who needs the graphs, for the warning where they do not fit."""
+
 GRAPH_MEMORY = 30.0
 """A denoiser whose graph is kept needs up to this much of what ComfyUI plans for a plain pass. Counted at full size:
 13 for SD1.5 at 512 pixels, 29 for SDXL and 30 for Flux at 1024."""
 
 
-def transport_of(method: str, args: dict[str, Any], process: Process) -> Transport | None:
+def transport_of(
+    method: str, args: dict[str, Any], process: Process, fitting: Fitting | None = None
+) -> Transport | None:
     """What carries a slope at the clean estimate to x0, in a post-CFG hook with these args; None: the variance alone.
 
     It is the Jacobian of the model's own estimate: what others' pre- and post-CFG functions add is taken as fixed.
+    fitting: remembers for a run how many pictures' graphs through the model fit into memory.
     """
     if method == "fast":
         return None
@@ -38,7 +46,7 @@ def transport_of(method: str, args: dict[str, Any], process: Process) -> Transpo
         with torch.inference_mode(False), torch.no_grad():
             x, base, sigma = args["input"].clone(), base.clone(), args["sigma"].clone()
         return forward_difference(lambda moved: _again(args["model"], args, moved), x, base, sigma, process)
-    return lambda slope: _through_the_network(args, slope, process)
+    return lambda slope: _through_the_network(args, slope, process, fitting or Fitting(WHO))
 
 
 def _again(model: Any, args: dict[str, Any], x: Tensor) -> Tensor:
@@ -114,15 +122,23 @@ def _combined(model: Any, args: dict[str, Any], cond: Tensor, uncond: Tensor, x:
 # --- the full gradient -----------------------------------------------------------------------------------------------
 
 
-def _through_the_network(args: dict[str, Any], slope: Tensor, process: Process) -> Tensor:
-    """`s^2/a * J^T slope`: one more pass with a graph, and the way back through it."""
+def _through_the_network(args: dict[str, Any], slope: Tensor, process: Process, fitting: Fitting) -> Tensor:
+    """`s^2/a * J^T slope`: one more pass with a graph, and the way back through it, of as many pictures at a time as
+    fit into memory."""
     model = args["model"]
     check_whole(model, args["input"].device, INSTEAD)
-    _check_memory(model, args["input"])
+    planned = graphs_at_once(model, args["input"])
+    return fitting.run(lambda at_once: _carried(args, slope, process, at_once), lambda: planned)
+
+
+def _carried(args: dict[str, Any], slope: Tensor, process: Process, at_once: int) -> Tensor:
+    model = args["model"]
     with gradients(), training_kernels():
         x = args["input"].clone().float().requires_grad_()
         twin = twin_of(model)
         twin.current_patcher = model.current_patcher
+        if at_once < len(x):
+            checkpointed(twin, at_once)
         known: dict[int, Any] = {}
         conds = [normal_conds(cond, known, x.device) for cond in (args["cond"], args["uncond"])]
         own = args | {"sigma": args["sigma"].clone(), "cond": conds[0], "uncond": conds[1]}
@@ -190,14 +206,19 @@ class _Added(Tensor):
         return func(*plain, **(kwargs or {}))
 
 
-def _check_memory(model: comfy.model_base.BaseModel, x: Tensor) -> None:
-    needed = GRAPH_MEMORY * model.memory_required([2 * len(x), *x.shape[1:]])
+def graphs_at_once(model: comfy.model_base.BaseModel, x: Tensor) -> int:
+    """How many pictures' graphs through the model fit into free memory, of x (B, ...).
+
+    Raises WrongConnectionError when not even one does.
+    """
+    needed = GRAPH_MEMORY * model.memory_required([2, *x.shape[1:]])
     free = comfy.model_management.get_free_memory(x.device)
     if needed > free:
         raise WrongConnectionError(
-            f"The full gradient needs about {needed / 2**30:.1f} GiB for {len(x)} pictures of this size, and "
-            f"{free / 2**30:.1f} GiB are free. Set `gradient` to difference or fast, or make fewer or smaller pictures."
+            f"The full gradient needs about {needed / 2**30:.1f} GiB for one picture of this size, and "
+            f"{free / 2**30:.1f} GiB are free. Set `gradient` to difference or fast, or make smaller pictures."
         )
+    return min(len(x), int(free / max(needed, 1)))
 
 
 def check_method(method: str, model: ModelPatcher) -> None:

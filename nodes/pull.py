@@ -14,13 +14,17 @@ from torch import Tensor, nn
 from ..diffusion.process import Process
 from ..feedback.rewards.base import Reward
 from ..guidance.gradient import GuidanceError, Guide, Transport, TrustRegion, guided, orthogonal_part, rms, room, tilted
+from ..guidance.watch import LONG
 from .decoder import Decoder, check_pictures
 from .denoiser import Shared, gradients, normal_reward, patchers_of, process_of_sampling, release_encoders
 from .fitting import Fitting
-from .jacobian import check_step, release_outputs, transport_of
+from .jacobian import WHO, check_step, release_outputs, transport_of
 from .sight import Sight
 
 OPTIMISE, EXACT = "optimise", "exact"
+
+SAFE = 0.99 * LONG
+"""How long rules may make a step, in the units of LONG: just so long that the watching says nothing of it."""
 
 
 @dataclass(frozen=True)
@@ -138,9 +142,10 @@ class Known:
 
     tried: bool = False
     fitting: Fitting = field(default_factory=lambda: Fitting("Reward guidance"))
+    through: Fitting = field(default_factory=lambda: Fitting(WHO))
 
     def forget(self) -> None:
-        self.tried, self.fitting.most = False, None
+        self.tried, self.fitting.most, self.through.most = False, None, None
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,9 +193,8 @@ class RewardGuidance:
         at_once: int,
     ) -> Tensor:
         percent = percent_of(args["model"].model_sampling, float(sigma.max()))
-        guides = [
-            pull.guide(denoised, percent, transport_of(pull.manner.method, args, process), at_once) for pull in pulls
-        ]
+        carries = [transport_of(pull.manner.method, args, process, self.known.through) for pull in pulls]
+        guides = [pull.guide(denoised, percent, carry, at_once) for pull, carry in zip(pulls, carries, strict=True)]
         steered = denoised
         for pull, guide in zip(pulls, guides, strict=True):
             pull.sight.begin_step()
@@ -198,10 +202,10 @@ class RewardGuidance:
                 steered = exact_step(steered, sigma, pull, guide, process)
         shared = [guide for pull, guide in zip(pulls, guides, strict=True) if pull.manner.mode == OPTIMISE]
         steered = guided(steered, sigma, shared, process, self.region.tau)
-        steered = _boosted(args, denoised, steered)
-        deviation = process.posterior_variance(sigma).sqrt().to(steered.device)
-        stride = rms(steered.float() - denoised.float()).flatten() / deviation.flatten().clamp(min=1e-12)
+        deviation = process.posterior_variance(sigma).sqrt().to(steered.device).flatten().clamp(min=1e-12)
         reach = max(1.0 if pull.manner.mode == EXACT else pull.reward.reach for pull in pulls)
+        steered = _boosted(args, denoised, steered, SAFE * reach * deviation)
+        stride = rms(steered.float() - denoised.float()).flatten() / deviation
         for pull in pulls:
             pull.sight.end_step(percent, stride / reach)
         return steered
@@ -232,11 +236,15 @@ class RewardGuidance:
         return samples
 
 
-def _boosted(args: dict[str, Any], denoised: Tensor, steered: Tensor) -> Tensor:
-    """The step times what rules on the model ask for, picture by picture."""
+def _boosted(args: dict[str, Any], denoised: Tensor, steered: Tensor, longest: Tensor) -> Tensor:
+    """The step times what rules on the model ask for, picture by picture. longest (B,): a boost makes no step longer
+    than that, in root mean square; one that is longer by itself stays as it is."""
     for hook in args.get("model_options", {}).get("sampler_post_cfg_function", ()):
         factor = hook.guidance_factor(denoised) if hasattr(hook, "guidance_factor") else None
         if factor is not None:
+            length = rms(steered.float() - denoised.float()).flatten().clamp(min=1e-12)
+            most = (longest / length).clamp(min=1).reshape(factor.shape)
+            factor = torch.minimum(factor, most.to(factor))
             steered = torch.where(factor == 1, steered, (denoised + factor * (steered - denoised)).to(steered))
     return steered
 

@@ -55,9 +55,10 @@ class FeedbackRule(io.ComfyNode):
                 io.Combo.Input(
                     "action",
                     options=list(ACTIONS),
-                    tooltip="boost guidance: multiplies Reward guidance on this model from then on. step back: noises "
-                    "the estimate anew, some steps earlier, and goes on from there. switch conditioning: uses the "
-                    "other prompt from then on. stop: the picture stays as it is expected at that step.",
+                    tooltip="boost guidance: multiplies Reward guidance on this model from then on, by 10 at most and "
+                    "as far as its steps are safe. step back: noises the estimate anew, some steps earlier, and goes "
+                    "on from there. switch conditioning: uses the other prompt from then on. stop: the picture stays "
+                    "as it is expected at that step.",
                 ),
                 io.Float.Input(
                     "amount",

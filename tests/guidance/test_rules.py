@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from feedback_loop.guidance.rules import ACTIONS, Course, Rule, earlier
+from feedback_loop.guidance.rules import ACTIONS, MOST_BOOST, Course, Rule, earlier
 
 SCORES = torch.tensor([-1.0, 0.5, 2.0])
 
@@ -31,6 +31,18 @@ def test_a_rule_fires_so_often_for_each_picture_and_boosts_multiply():
     fired = [course.look(0, SCORES, 0.5) for _ in range(3)]
     assert fired == [[1, 2], [1, 2], []]
     assert course.factor.tolist() == [1.0, 9.0, 9.0]
+
+
+def test_boosts_that_fire_again_and_again_had_no_ceiling():
+    """Three to the fifth is 243; ten is the most, and from there a weakening counts in full."""
+    course = Course(
+        3, [Rule("above", 0.0, "boost guidance", amount=3.0, times=5), Rule("above", 1.0, "boost guidance", amount=0.5)]
+    )
+    for _ in range(5):
+        course.look(0, SCORES, 0.5)
+    assert course.factor.tolist() == [1.0, MOST_BOOST, MOST_BOOST] and MOST_BOOST == 10
+    course.look(1, SCORES, 0.5)
+    assert course.factor.tolist() == [1.0, 10.0, 5.0]
 
 
 def test_a_picture_that_was_stopped_is_looked_at_no_more():

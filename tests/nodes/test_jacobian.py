@@ -179,11 +179,69 @@ def test_the_difference_is_that_of_the_models_own_estimate_whatever_was_added_to
     torch.testing.assert_close(carried[0], carried[1], rtol=1e-3, atol=1e-3)
 
 
-def test_a_full_gradient_that_does_not_fit_into_memory_is_refused_with_what_to_do(monkeypatch, inference_mode):
+def crowding(model: Any, room: int) -> list[int]:
+    """The network has room for so many rows while a graph is kept; the rows that it is then asked for."""
+    asked = []
+
+    def crowded(module, given):
+        if torch.is_grad_enabled():
+            asked.append(len(given[0]))
+            if len(given[0]) > room:
+                raise comfy.model_management.OOM_EXCEPTION("too many")
+
+    model.model.diffusion_model.register_forward_pre_hook(crowded)
+    return asked
+
+
+@pytest.mark.parametrize("kind", ["sd15", pytest.param("flux", marks=pytest.mark.long)])
+def test_a_full_gradient_that_ran_out_of_memory_in_a_batch_failed(kind, caplog, inference_mode):
+    """Four pictures with both sides are eight rows; with room for two, neither four nor two fit, so one picture goes at
+    a time, and what is carried is the same."""
+    carried = []
+
+    def look(step: Step) -> None:
+        carried.append(step.carry("full", step.random(5)))
+
+    Step(kind, look, batch=4)
+    model = tiny_models.MODELS[kind]()
+    asked = crowding(model, 2)
+    Step(kind, look, batch=4, model=model)
+    assert "4 pictures at once do not fit" in caplog.text and "2 pictures at once do not fit" in caplog.text
+    assert asked.count(2) >= 4
+    torch.testing.assert_close(carried[0], carried[1], rtol=1e-3, atol=1e-3)
+
+
+def test_a_run_remembers_how_many_graphs_fit_and_the_next_tries_anew(caplog, inference_mode):
+    """Two pictures do not fit, one does: one warning a run, however many steps it has."""
+    model = tiny_models.sd15()
+    crowding(model, 2)
+    guided = FeedbackRewardGuidance.execute(model, Warmth(), tiny_models.vae(), 1.0, gradient="full").args[0]
+    for runs in (1, 2):
+        assert run(guided, "sd15", 3).isfinite().all()
+        assert caplog.text.count("2 pictures at once do not fit") == runs
+
+
+def test_as_many_graphs_go_through_the_model_as_free_memory_is_planned_for(monkeypatch, inference_mode):
+    """Two and a half pictures' worth is free, so of three pictures two go at once, then one: four rows and two."""
+    model = tiny_models.sd15()
+    asked = crowding(model, 6)
+
+    def look(step: Step) -> None:
+        free = 2.5 * jacobian.GRAPH_MEMORY * step.args["model"].memory_required([2, *step.args["input"].shape[1:]])
+        monkeypatch.setattr(
+            comfy.model_management, "get_free_memory", lambda device=None, both=False: (free, free) if both else free
+        )
+        step.carry("full", step.random(5))
+
+    Step("sd15", look, batch=3, model=model)
+    assert sorted(set(asked)) == [2, 4]
+
+
+def test_a_full_gradient_of_one_picture_that_does_not_fit_is_refused_with_what_to_do(monkeypatch, inference_mode):
     model = FeedbackRewardGuidance.execute(
         tiny_models.sd15(), Warmth(), tiny_models.vae(), 1.0, decoder="full", gradient="full"
     ).args[0]
-    monkeypatch.setattr(jacobian, "GRAPH_MEMORY", 1e9)
+    monkeypatch.setattr(jacobian, "GRAPH_MEMORY", 1e15)
     with pytest.raises(WrongConnectionError, match="GiB are free. Set `gradient` to difference or fast"):
         run(model, "sd15")
 
