@@ -22,7 +22,7 @@ class TasteReward(Reward):
     """
 
     kind = "taste"
-    # bench/guidance.py: costs the demo model 7 points of the prompted attributes, half of it 3 for six tenths of the gain.
+    # bench/guidance.py: costs 7 points of the prompted attributes, half of it 3 for six tenths of the gain.
     reach = 0.5
 
     def __init__(
