@@ -11,7 +11,7 @@ from feedback_loop.tests.comfy_host import JSON, ComfyServer
 API = "/feedback_loop/v1"
 
 
-NO_ID = "00000000-0000-4000-8000-000000000000"
+NO_ID = "00000000-0000-4000-8000-00000000abcd"
 
 
 STARS = {"min": 1, "max": 5}
