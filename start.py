@@ -400,8 +400,8 @@ def test(pytest_arguments: Sequence[str], everything: bool) -> int:
     python, folder = prepare()
     require_chromium()
     marked = [] if everything else ["-m", "not long"]
-    # A file stays with one worker, and its fixtures with it; in order, so that the pages are looked at while the servers
-    # are new. What somebody names by hand is small, or watched.
+    # A file stays with one worker, and its fixtures with it; in order, so that the pages are looked at while the
+    # servers are new. What somebody names by hand is small, or watched.
     count = str(min(WORKERS, os.cpu_count() or 1))
     shared = [] if pytest_arguments else ["-n", count, "--dist", "loadfile", "--no-loadscope-reorder"]
     steps = {
