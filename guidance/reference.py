@@ -66,33 +66,28 @@ def looking_at(
     strength: 0 none, 1 as much as the softmax gives them; below 0 away from them. Other rows are as without.
     """
     plain = attend(*own)
-    if len(rows) == 0:
-        return plain
+    return leaning(plain, beside(attend, own, seen, rows), strength, rows) if len(rows) else plain
+
+
+def leaning(plain: Tensor, seen: Tensor, strength: float, rows: Tensor) -> Tensor:
+    """The attention `plain` with these rows of it on the way to what they see beside references."""
     result = plain.clone()
-    result[rows] = plain[rows].lerp(_beside(attend, own, seen, rows), strength)
+    result[rows] = plain[rows].lerp(seen, strength)
     return result
 
 
-def apart(
-    attend: Attend,
-    own: tuple[Tensor, Tensor, Tensor],
-    liked: tuple[Tensor, Tensor],
-    disliked: tuple[Tensor, Tensor],
-    rows: Tensor,
-    scale: float,
-) -> Tensor:
-    """`scale` times what `rows` of the batch see with the liked references less what they see with the disliked ones.
+def apart(liking: Tensor, disliking: Tensor, scale: float) -> Tensor:
+    """`scale` times what is seen beside the liked references less what is seen beside the disliked ones.
 
     What both sides have in common cancels: a direction, as between two texts, not a look to take over. No token's step
     is longer than LONGEST times what it sees with the liked ones, so that no model is shown what it cannot know.
     """
-    liking = _beside(attend, own, liked, rows)
-    step = scale * (liking - _beside(attend, own, disliked, rows))
+    step = scale * (liking - disliking)
     longest, length = (one.norm(dim=-1, keepdim=True) for one in (liking, step))
     return step * (LONGEST * longest / length.clamp(min=1e-12)).clamp(max=1)
 
 
-def _beside(attend: Attend, own: tuple[Tensor, Tensor, Tensor], seen: tuple[Tensor, Tensor], rows: Tensor) -> Tensor:
+def beside(attend: Attend, own: tuple[Tensor, Tensor, Tensor], seen: tuple[Tensor, Tensor], rows: Tensor) -> Tensor:
     """The attention of rows of `own`, with the references' keys and values after their own."""
     queries, keys, values = (one[rows] for one in own)
     more = [torch.cat([mine, theirs.to(mine).expand(len(rows), *theirs.shape[1:])], dim=-2)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..guidance.reference import AWAY, Layers, apart, looking_at
+from ..guidance.reference import AWAY, Layers, apart, beside, leaning, looking_at
 
 INSIDE = "feedback_loop_reference_pass"
 """In the transformer_options of a pass that has a hook of ours, so that no second one is put into it."""
@@ -76,34 +76,24 @@ class Looking(Hook):
 
     def attend(self, attend: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         like, dislike = next(self._likes, None), next(self._dislikes, None)
-        result, rows = self._looking(attend, (q, k, v), like, dislike), self._liked_rows.to(q.device)
-        if self._apart and like is not None and dislike is not None and len(rows) > 0:
-            step = apart(attend, (q, k, v), like, dislike, rows, self._apart)
+        own, rows = (q, k, v), self._liked_rows.to(q.device)
+        plain = attend(*own)
+        liking = None if like is None or len(rows) == 0 else beside(attend, own, like, rows)
+        liked = plain if liking is None else leaning(plain, liking, self._strength, rows)
+        if dislike is None:
+            return liked
+        if len(self._disliked_rows) > 0:  # the negative prompt's prediction, which CFG moves away from, looks like them
+            away = self._disliked_rows.to(q.device)
+            result = _rows_together(liked, looking_at(attend, own, dislike, AWAY * self._strength, away), away)
+        else:
+            result = liked + (looking_at(attend, own, dislike, -AWAY * self._strength, rows) - plain)
+        if self._apart and liking is not None:
+            step = apart(liking, beside(attend, own, dislike, rows), self._apart)
             result = result.index_add(0, rows, step.to(result))
         return result
-
-    def _looking(
-        self, attend: Callable[..., Tensor], own: tuple[Tensor, Tensor, Tensor], like: Any, dislike: Any
-    ) -> Tensor:
-        q, k, v = own
-
-        def liked(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            if like is None:
-                return attend(q, k, v)
-            return looking_at(attend, (q, k, v), like, self._strength, self._liked_rows.to(q.device))
-
-        if dislike is None:
-            return liked(q, k, v)
-        rows, strength = self._disliked_rows, AWAY * self._strength
-        if len(rows) > 0:  # the negative prompt's prediction, which CFG moves away from, comes to look like them
-            return _rows_together(
-                liked(q, k, v), looking_at(attend, (q, k, v), dislike, strength, rows.to(q.device)), rows
-            )
-        away = looking_at(attend, (q, k, v), dislike, -strength, self._liked_rows.to(q.device))
-        return liked(q, k, v) + (away - attend(q, k, v))
 
 
 def _rows_together(liked: Tensor, disliked: Tensor, rows: Tensor) -> Tensor:
     result = liked.clone()
-    result[rows.to(result.device)] = disliked[rows.to(result.device)]
+    result[rows] = disliked[rows]
     return result

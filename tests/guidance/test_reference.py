@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import torch
 
-from feedback_loop.guidance.reference import LONGEST, Layers, apart, looking_at, merged, noise_like, one_row, rows_of
+from feedback_loop.guidance.reference import (
+    LONGEST,
+    Layers,
+    apart,
+    beside,
+    looking_at,
+    merged,
+    noise_like,
+    one_row,
+    rows_of,
+)
 
 
 def attend(q, k, v):
@@ -42,14 +52,14 @@ def test_a_negative_strength_goes_the_other_way():
 
 def test_what_sets_both_sides_apart_turns_with_them_cancels_what_they_share_and_has_a_longest_step():
     own = tuple(tokens(i, 3, 5, 4) for i in range(3))
-    liked, disliked = ((tokens(i, 1, 7, 4), tokens(i + 1, 1, 7, 4)) for i in (3, 5))
     rows = torch.tensor([0, 2])
-    step = apart(attend, own, liked, disliked, rows, 0.1)
-    torch.testing.assert_close(apart(attend, own, disliked, liked, rows, 0.1), -step)
+    liked, disliked = (beside(attend, own, (tokens(i, 1, 7, 4), tokens(i + 1, 1, 7, 4)), rows) for i in (3, 5))
+    step = apart(liked, disliked, 0.1)
+    torch.testing.assert_close(apart(disliked, liked, 0.1), -step)
     assert step.shape == (2, 5, 4) and step.abs().max() > 0.01
-    assert apart(attend, own, liked, liked, rows, 8.0).abs().max() == 0
-    seen = looking_at(attend, own, liked, 1.0, rows)[rows].norm(dim=-1)
-    far = apart(attend, own, liked, disliked, rows, 1e6)
+    assert apart(liked, liked, 8.0).abs().max() == 0
+    seen = looking_at(attend, own, (tokens(3, 1, 7, 4), tokens(4, 1, 7, 4)), 1.0, rows)[rows].norm(dim=-1)
+    far = apart(liked, disliked, 1e6)
     torch.testing.assert_close(far.norm(dim=-1), LONGEST * seen)
     torch.testing.assert_close(far / far.norm(dim=-1, keepdim=True), step / step.norm(dim=-1, keepdim=True))
 
