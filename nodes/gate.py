@@ -137,12 +137,14 @@ async def ask(key: GateKey, question: Question, patience: Patience) -> Answer | 
         announce()
 
 
-def key_of(hidden: Any) -> GateKey:
-    """Which run, node and list item is being executed."""
+def key_of(node_id: str = "", place: int | None = None) -> GateKey:
+    """Which run, node and list item is being executed; place: of a question, in the stead of the item's."""
     context = get_executing_context()
     if context is None:
-        return GateKey(str(uuid.uuid4()), str(hidden.unique_id))
-    return GateKey(context.prompt_id, str(hidden.unique_id), context.list_index or 0)
+        return GateKey(str(uuid.uuid4()), node_id, place or 0)
+    return GateKey(
+        context.prompt_id, node_id or str(context.node_id), (context.list_index or 0) if place is None else place
+    )
 
 
 def scores_for_best(images: Tensor, reward: Any, outcomes: tuple[str, ...]) -> list[float] | None:
@@ -266,7 +268,7 @@ class FeedbackGate(io.ComfyNode):
         question = Question(mode, tuple(ids), size, name, on_timeout, workflow_id)
         grace = GRACE if from_page or somebody_is_there() else 0.0
         patience = Patience(timeout, on_timeout, without_client, grace)
-        key = key_of(cls.hidden)
+        key = key_of(str(cls.hidden.unique_id))
         said = await ask(key, question, patience)
         decision = decided(question, said) if isinstance(said, Answer) else decided_without(said, scores)
         shown = {"images": [ids[place] for place in decision.places], "how": decision.how, "key": str(key)}

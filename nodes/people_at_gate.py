@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import comfy.utils
-from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
-from ..feedback.gate import Answer, Gate, GateKey, Mode, Question, check_count
+from ..feedback.gate import Answer, Gate, Mode, Question, check_count
 from ..training.runs import write_whole
-from .gate import FAIL, POLL, stop_if_interrupted
+from .gate import FAIL, POLL, key_of, stop_if_interrupted
 from .gate_room import ROOM, announce
 from .people import NobodyAnsweredError, asked_once
 
@@ -72,7 +70,7 @@ class PeopleAtGate:
         return found
 
     def _entered(self, stack: ExitStack, place: int, question: Question) -> Gate:
-        gate = ROOM.enter(key_at(place), question, 3600 * self.hours)
+        gate = ROOM.enter(key_of(place=place), question, 3600 * self.hours)
         stack.callback(ROOM.leave, gate, "was stopped")
         return gate
 
@@ -87,14 +85,6 @@ class PeopleAtGate:
                 f"within {self.hours:g} hours. The answers are kept: run this node again, and it asks for the others."
             )
         return None
-
-
-def key_at(place: int) -> GateKey:
-    """Which run and node is being executed; the question's place stands for the place in a list."""
-    context = get_executing_context()
-    if context is None:
-        return GateKey(str(uuid.uuid4()), "", place)
-    return GateKey(context.prompt_id, str(context.node_id), place)
 
 
 def scores_of(question: Question, answer: Answer) -> dict[str, float]:
