@@ -21,11 +21,10 @@ import torch
 from guidance_ways import BATCH, CFG, STEPS, Bench
 from torch import Tensor
 
-from feedback_loop.demo import judge as judging
 from feedback_loop.demo import loop, measure
 from feedback_loop.feedback.rewards.base import Reward
 from feedback_loop.feedback.rewards.watermark import WatermarkPenalty
-from feedback_loop.nodes import demo, sampling
+from feedback_loop.nodes import sampling
 from guidance import fitted_taste
 
 SHARES = (0.25, 0.35, 0.5, 0.65, 0.8)
@@ -66,9 +65,8 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     with torch.inference_mode():
-        model, clip, vae, vision = demo.load_demo_model()
         prompts = loop.prompts(asked.pictures, seed=asked.seed)
-        bench = Bench(model, clip, vae, vision, judging.load(), {"watermark": WatermarkPenalty()}, prompts)
+        bench = Bench.of_demo({"watermark": WatermarkPenalty()}, prompts)
         bench.rewards["taste"] = fitted_taste(bench)
         parts = [estimates(bench, prompts[i : i + BATCH]) for i in range(0, len(prompts), BATCH)]
         at = {share: torch.cat([part[share] for part in parts]) for share in (*SHARES, 1.0)}

@@ -26,11 +26,10 @@ import taste
 import torch
 from guidance_ways import BATCH, METHODS, STEPS, Bench
 
-from feedback_loop.demo import judge as judging
 from feedback_loop.demo import loop, measure
 from feedback_loop.feedback.rewards.base import Reward
 from feedback_loop.feedback.rewards.watermark import WatermarkPenalty
-from feedback_loop.nodes import demo, sampling
+from feedback_loop.nodes import sampling
 from feedback_loop.nodes.encoder import encoder_from
 
 RATED = 200
@@ -92,8 +91,7 @@ def place(key: str) -> tuple[int, int, int]:
 
 def measure_all(asked: argparse.Namespace) -> None:
     """Runs what is missing in the folder. A row that another process has begun is left to it."""
-    model, clip, vae, vision = demo.load_demo_model()
-    bench = Bench(model, clip, vae, vision, judging.load(), {"watermark": WatermarkPenalty()}, [])
+    bench = Bench.of_demo({"watermark": WatermarkPenalty()})
     targets = [asked.target] if asked.target else TARGETS
     if "taste" in targets:
         bench.rewards["taste"] = fitted_taste(bench)

@@ -10,7 +10,7 @@ sizes, a factor of 4 apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from feedback_loop.demo import judge as judging
 from feedback_loop.demo import measure
 from feedback_loop.feedback.rewards.base import Reward
 from feedback_loop.guidance.gradient import gradient, rms
-from feedback_loop.nodes import sampling
+from feedback_loop.nodes import demo, sampling
 from feedback_loop.nodes.decoder import decoder_of
 from feedback_loop.nodes.denoiser import gradients, process_of_sampling
 from feedback_loop.nodes.guidance import FeedbackRewardGuidance
@@ -56,6 +56,11 @@ class Bench:
     rewards: dict[str, Reward]
     prompts: list[measure.Prompt]
     rows: int = 0
+
+    @classmethod
+    def of_demo(cls, rewards: dict[str, Reward] | None = None, prompts: Sequence[measure.Prompt] = ()) -> Bench:
+        """With the demo model as it is published."""
+        return cls(*demo.load_demo_model(), judging.load(), rewards or {}, [*prompts])
 
     def encoded(self, texts: list[str]) -> Any:
         return sampling.stacked([self.clip.encode_from_tokens_scheduled(self.clip.tokenize(t)) for t in texts])

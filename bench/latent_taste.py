@@ -36,7 +36,7 @@ from feedback_loop.demo import loop, rater
 from feedback_loop.diffusion.process import per_sample
 from feedback_loop.feedback.rewards.taste import TasteReward
 from feedback_loop.guidance.gradient import gradient
-from feedback_loop.nodes import demo, sampling
+from feedback_loop.nodes import sampling
 from feedback_loop.nodes.decoder import decoder_of
 from feedback_loop.nodes.denoiser import gradients, process_of
 from feedback_loop.nodes.encoder import encoder_from, pooled
@@ -175,8 +175,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rows: dict[str, dict[str, list[float]]] = {}
     with torch.inference_mode():
-        model, clip, vae, vision = demo.load_demo_model()
-        bench = Bench(model, clip, vae, vision, judging.load(), {}, [])
+        bench = Bench.of_demo()
         eyes = {"CLIP_VISION, decoded": DecodedFeatures(bench)}
         eyes |= {f"middle block, sigma {sigma:g}": MiddleFeatures(bench, sigma) for sigma in SIGMAS}
         for seed in range(asked.seeds):

@@ -26,7 +26,7 @@ from guidance_ways import BATCH, SIZE, Bench, sampled
 from feedback_loop.demo import judge as judging
 from feedback_loop.demo import loop, measure, rater
 from feedback_loop.feedback.rewards.base import Encoder, Reward
-from feedback_loop.nodes import demo, learning, sampling
+from feedback_loop.nodes import learning, sampling
 from feedback_loop.nodes.encoder import encoder_from
 
 
@@ -79,8 +79,8 @@ def halfway(fresh: Pictures) -> float:
 
 
 def measured(sets: int, fresh_prompts: int) -> dict[str, Any]:
-    model, clip, vae, vision = demo.load_demo_model()
-    bench, encoder = Bench(model, clip, vae, vision, judging.load(), {}, []), encoder_from(vision)
+    bench = Bench.of_demo()
+    encoder = encoder_from(bench.vision)
     fresh = made(bench, encoder, loop.prompts(fresh_prompts, seed=4))
     accuracy: list[float] = []
     for one in range(sets):
